@@ -1,0 +1,466 @@
+"""The experiment as data: a tree of frozen dataclasses, overrides, JSON.
+
+A config file defines `get_config() -> ExperimentConfig`, and may define further
+variants, `quicktest() -> ExperimentConfig`, addressed as `FILE.py:quicktest`.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import types
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxnas.errors import UserError, unknown
+
+BnMode = Literal["recalibrate", "batch", "running"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SpaceConfig:
+  """Which archs exist.
+
+  Attributes:
+    name: registered space, or a Python file with `get_space`.
+    options: arguments of the space, such as `{"se_ratio": 0.5}`.
+    image_size: overrides the space's image size; 0 keeps it.
+  """
+
+  name: str = "digits"
+  options: dict = dataclasses.field(default_factory=dict)
+  image_size: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+  """Random transforms of training images, applied on the device.
+
+  Attributes:
+    flip: mirror left and right with probability 1/2.
+    shift: largest translation in pixels, edges filled with zeros.
+    crop_scale: smallest area share of a random resized crop; 1 turns it off.
+    cutout: side of a square set to zero, in pixels; 0 turns it off.
+  """
+
+  flip: bool = False
+  shift: int = 0
+  crop_scale: float = 1.0
+  cutout: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """Where the images come from and how they are split.
+
+  Attributes:
+    source: `digits`, `npz:PATH`, `folder:PATH`, `idx:PATH` or `tfds:NAME`.
+    validation: held out from training for selection; a share if below 1, else
+      a number of images.
+    test: the same for the test split, used only where the source has none.
+    split_seed: seed of the split, apart from the experiment's seed so that
+      repetitions are judged on the same images.
+    limit: keep at most this many training images (0 keeps all), for trials.
+    augment: transforms of training images.
+  """
+
+  source: str = "digits"
+  validation: float = 0.2
+  test: float = 0.2
+  split_seed: int = 0
+  limit: int = 0
+  augment: AugmentConfig = AugmentConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class NetConfig:
+  """Numerics shared by the supernet and stand-alone networks.
+
+  Attributes:
+    precision: type of activations and products; parameters, batch-norm
+      statistics and the loss stay in float32.
+    bn_momentum: share of the old running statistics kept at each update.
+    bn_affine: whether batch norm has scale and shift.
+    bn_track: whether the supernet keeps running statistics.
+    remat: recompute each layer's inner activations in the backward pass.
+  """
+
+  precision: Literal["float32", "bfloat16"] = "float32"
+  bn_momentum: float = 0.9
+  bn_affine: bool = True
+  bn_track: bool = True
+  remat: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """Optimiser and schedule: linear warm-up, then cosine.
+
+  Attributes:
+    name: `sgd` (momentum), `rmsprop` or `adamw`.
+    learning_rate: peak value.
+    final_learning_rate: value at the last step.
+    warmup_epochs: epochs of linear warm-up from 0.
+    momentum: of `sgd` and `rmsprop`; beta1 of `adamw`.
+    nesterov: Nesterov momentum (`sgd` only).
+    weight_decay: L2 coefficient (decoupled for `adamw`).
+    decay_all: decay batch norm and biases too; the default spares them.
+    clip_norm: bound on the global gradient norm after accumulation; 0 is off.
+  """
+
+  name: Literal["sgd", "rmsprop", "adamw"] = "sgd"
+  learning_rate: float = 0.045
+  final_learning_rate: float = 0.0
+  warmup_epochs: float = 0.0
+  momentum: float = 0.9
+  nesterov: bool = False
+  weight_decay: float = 4e-5
+  decay_all: bool = False
+  clip_norm: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """Supernet training.
+
+  Attributes:
+    epochs: passes over the training images.
+    batch_size: images of one path's batch.
+    sampler: `fair` (strict fairness), `spos` (one uniform path), `uniform-k`
+      (`paths` independent uniform paths) or `ef-k` (one path held for `paths`
+      successive updates).
+    paths: k of `uniform-k` and `ef-k`; 0 takes the number of choices. `fair`
+      and `spos` fix it themselves and accept 0 only.
+    pad_unequal: let `fair` resample the shorter permutations of a space whose
+      layers differ in their number of choices; not strictly fair then.
+    share_batch: all paths of a step see the same images; else each path gets
+      a batch of its own.
+    loss_reduce: `sum` or `mean` of the path losses.
+    paths_in_flight: paths computed together; 0 means all of a step. Fewer
+      need less memory and more time.
+    label_smoothing: share of the target spread over all classes.
+    optimizer: optimiser and schedule.
+    log_every: steps between two log rows.
+    checkpoint_every: epochs between two checkpoints.
+    evaluate_every: epochs between two validations of a fixed set of paths.
+    evaluate_archs: size of that set (uniform, the same for all runs).
+  """
+
+  epochs: int = 150
+  batch_size: int = 256
+  sampler: Literal["fair", "spos", "uniform-k", "ef-k"] = "fair"
+  paths: int = 0
+  pad_unequal: bool = False
+  share_batch: bool = True
+  loss_reduce: Literal["sum", "mean"] = "sum"
+  paths_in_flight: int = 0
+  label_smoothing: float = 0.1
+  optimizer: OptimizerConfig = OptimizerConfig()
+  log_every: int = 10
+  checkpoint_every: int = 10
+  evaluate_every: int = 10
+  evaluate_archs: int = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreConfig:
+  """How a path is judged with inherited weights.
+
+  Attributes:
+    bn_mode: where batch-norm statistics come from.
+    calibration_images: training images (unaugmented, fixed) that give the
+      statistics of `recalibrate`.
+    batch_size: images scored at once.
+  """
+
+  bn_mode: BnMode = "recalibrate"
+  calibration_images: int = 512
+  batch_size: int = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+  """The search over archs.
+
+  Attributes:
+    algorithm: `nsga2`, `evolution` (regularised) or `random`.
+    population: archs kept from one generation to the next.
+    generations: rounds after the first population.
+    offspring: new archs of each round; 0 takes the population's size.
+    objectives: `name` to maximise or `-name` to minimise.
+    objective_weights: weights of the crowding distance, summing to 1.
+    tournament: archs that compete to be a parent.
+    mutation_share: children that are mutated after crossover.
+    mutation_rate: share of layers that a uniform mutation redraws.
+    mutators: shares of the uniform, controller and roulette-by-cost mutators,
+      summing to 1.
+    controller_learning_rate: step size of the controller's PPO.
+    front: archs picked equispaced along the final front.
+  """
+
+  algorithm: Literal["nsga2", "evolution", "random"] = "nsga2"
+  population: int = 70
+  generations: int = 200
+  offspring: int = 0
+  objectives: tuple[str, ...] = ("accuracy", "-macs", "params")
+  objective_weights: tuple[float, ...] = (0.4, 0.4, 0.2)
+  tournament: int = 2
+  mutation_share: float = 0.8
+  mutation_rate: float = 0.1
+  mutators: tuple[float, ...] = (0.2, 0.65, 0.15)
+  controller_learning_rate: float = 0.05
+  front: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrainConfig:
+  """Training of a plain network from scratch (or from inherited weights).
+
+  Attributes:
+    epochs: passes over the training images.
+    batch_size: images of a batch.
+    inherit: start from the supernet's weights instead of fresh ones.
+    dropout: rate before the classifier; -1 takes the space's.
+    label_smoothing: share of the target spread over all classes.
+    optimizer: optimiser and schedule.
+    log_every: steps between two log rows.
+    checkpoint_every: epochs between two checkpoints.
+  """
+
+  epochs: int = 240
+  batch_size: int = 128
+  inherit: bool = False
+  dropout: float = -1.0
+  label_smoothing: float = 0.1
+  optimizer: OptimizerConfig = OptimizerConfig(
+    learning_rate=0.05, final_learning_rate=1e-5, warmup_epochs=5
+  )
+  log_every: int = 10
+  checkpoint_every: int = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class RankingConfig:
+  """Rank correlation of supernet and stand-alone accuracies.
+
+  Attributes:
+    n_archs: networks trained from scratch; 0 leaves the ranking out.
+    selection: `uniform`, or `evenly-spaced` in supernet accuracy as in the
+      paper's figure 1 (`pool` archs scored, `n_archs` of them picked).
+    pool: archs scored for `evenly-spaced`.
+    epochs: epochs of each stand-alone training; 0 takes `retrain.epochs`.
+    together: networks trained at once in one program.
+    top_k: size of the compared top sets.
+    bootstrap: resamples behind each interval.
+    confidence: coverage of the intervals.
+  """
+
+  n_archs: int = 24
+  selection: Literal["uniform", "evenly-spaced"] = "uniform"
+  pool: int = 960
+  epochs: int = 0
+  together: int = 12
+  top_k: int = 5
+  bootstrap: int = 2000
+  confidence: float = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Device mesh with the axes `data` and `path`.
+
+  Attributes:
+    data: devices along the batch; 0 takes all that `path` leaves.
+    path: devices along the paths of a step.
+  """
+
+  data: int = 0
+  path: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+  """Everything that decides the result of a run, apart from the machine."""
+
+  method: str = "fairnas"
+  seed: int = 0
+  budget: str = ""
+  space: SpaceConfig = SpaceConfig()
+  data: DataConfig = DataConfig()
+  net: NetConfig = NetConfig()
+  train: TrainConfig = TrainConfig()
+  score: ScoreConfig = ScoreConfig()
+  search: SearchConfig = SearchConfig()
+  retrain: RetrainConfig = RetrainConfig()
+  ranking: RankingConfig = RankingConfig()
+  mesh: MeshConfig = MeshConfig()
+
+
+def load_function(path: Path, name: str) -> Callable:
+  """Returns a function defined at the top of a Python file.
+
+  Args:
+    path: the file, run as a module of its own.
+    name: the function's name.
+
+  Raises:
+    UserError: if the file is missing, cannot be run or lacks the function.
+  """
+  if not path.is_file():
+    raise UserError(f"no file {str(path)!r}.")
+  spec = importlib.util.spec_from_file_location(f"_user_{path.stem}", path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except UserError:
+    raise
+  except Exception as error:
+    raise UserError(
+      f"{path} cannot be run: {type(error).__name__}: {error}."
+    ) from error
+  found = {
+    k: v
+    for k, v in vars(module).items()
+    if isinstance(v, types.FunctionType) and v.__module__ == module.__name__
+  }
+  if name not in found:
+    raise unknown(f"variant of {path}", name, found)
+  return found[name]
+
+
+def config_folders() -> list[Path]:
+  """Folders searched for a config that is not found as given."""
+  package = Path(__file__).parent
+  return [package / "_configs", package.parent / "configs"]
+
+
+def config_files() -> list[Path]:
+  """The shipped config files, sorted by name."""
+  for folder in config_folders():
+    if folder.is_dir():
+      return sorted(folder.glob("*.py"))
+  return []
+
+
+def load_config(reference: str) -> ExperimentConfig:
+  """Loads `FILE.py` or `FILE.py:variant`.
+
+  Args:
+    reference: path of the file, or the name of a shipped one, with an optional
+      variant (default `get_config`).
+
+  Raises:
+    UserError: if there is no such file or variant.
+  """
+  name, _, variant = reference.partition(":")
+  shipped = {p.stem: p for p in config_files()}
+  path = Path(name)
+  if not path.is_file():
+    if path.stem not in shipped:
+      error = unknown("config", path.stem, shipped)
+      raise UserError(f"no config file {name!r}: {error}")
+    path = shipped[path.stem]
+  config = load_function(path, variant or "get_config")()
+  if not isinstance(config, ExperimentConfig):
+    raise UserError(
+      f"{reference} returns {type(config).__name__}, not ExperimentConfig."
+    )
+  return config
+
+
+def override(
+  config: ExperimentConfig, assignments: Iterable[str]
+) -> ExperimentConfig:
+  """Applies `section.field=value` texts, checked against the fields' types.
+
+  Raises:
+    UserError: for a field that does not exist (with the nearest name) or a
+      value of the wrong type.
+  """
+  for text in assignments:
+    path, sign, value = text.partition("=")
+    if not sign:
+      raise UserError(
+        f"--set {text!r} has no '='; write it as search.population=64."
+      )
+    config = _assign(config, path.strip().split("."), value.strip(), path)
+  return config
+
+
+def _assign(node: Any, keys: Sequence[str], value: str, path: str) -> Any:
+  hints = typing.get_type_hints(type(node))
+  key = keys[0]
+  if key not in hints:
+    nearest = unknown(f"field {path.strip()!r}: no", key, hints)
+    raise UserError(str(nearest).removeprefix("unknown "))
+  current = getattr(node, key)
+  if len(keys) > 1:
+    if not dataclasses.is_dataclass(current):
+      raise UserError(f"field {path!r}: {key!r} has no fields of its own.")
+    new = _assign(current, keys[1:], value, path)
+  elif dataclasses.is_dataclass(current):
+    names = ", ".join(f.name for f in dataclasses.fields(current))
+    raise UserError(f"field {path!r} is a section; set one of its fields: {names}.")
+  else:
+    new = _parse(value, hints[key], path)
+  return dataclasses.replace(node, **{key: new})
+
+
+def _parse(text: str, hint: Any, path: str) -> Any:
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin is Literal:
+    if text not in args:
+      raise unknown(f"value of {path}", text, args)
+    return text
+  if origin is tuple:
+    items = [t.strip() for t in text.strip("()[]").split(",") if t.strip()]
+    return tuple(_parse(t.strip("'\""), args[0], path) for t in items)
+  if hint is bool:
+    if text.lower() not in ("true", "false"):
+      raise UserError(f"field {path!r} takes true or false, not {text!r}.")
+    return text.lower() == "true"
+  if hint is dict:
+    try:
+      value = json.loads(text)
+    except json.JSONDecodeError:
+      value = None
+    if not isinstance(value, dict):
+      raise UserError(f"field {path!r} takes a JSON object, not {text!r}.")
+    return value
+  try:
+    return hint(text)
+  except ValueError as error:
+    raise UserError(
+      f"field {path!r} takes {hint.__name__}, not {text!r}."
+    ) from error
+
+
+def to_json(config: ExperimentConfig) -> dict:
+  """Returns the config as a JSON object, tuples as lists."""
+  return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_json(value: dict) -> ExperimentConfig:
+  """Inverse of `to_json`."""
+  return _build(ExperimentConfig, value)
+
+
+def _build(cls: type, value: dict) -> Any:
+  hints = typing.get_type_hints(cls)
+  fields = {}
+  for key, item in value.items():
+    hint = hints[key]
+    if dataclasses.is_dataclass(hint):
+      item = _build(hint, item)
+    elif typing.get_origin(hint) is tuple:
+      item = tuple(item)
+    fields[key] = item
+  return cls(**fields)
+
+
+def fingerprint(config: ExperimentConfig) -> str:
+  """Twelve hexadecimal digits that identify a resolved config."""
+  text = json.dumps(to_json(config), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,37 @@
+"""A small space for grey 8 x 8 or 16 x 16 images, made for a laptop CPU (ours).
+
+8 layers x 6 inverted bottlenecks; the largest network costs about eight times
+as many multiply-adds as the smallest, so that a budget means something.
+"""
+
+from jaxnas.errors import UserError
+from jaxnas.spaces.base import Layer, Space
+from jaxnas.spaces.ops import Conv, MBConv
+
+# (features, layers, stride of the first).
+STAGES = ((12, 2, 1), (20, 3, 2), (32, 3, 2))
+
+
+def digits(image_size: int = 8) -> Space:
+  """Builds the space, 6^8 = 1,679,616 archs.
+
+  Args:
+    image_size: 8 (scikit-learn digits as they are) or 16.
+  """
+  if image_size not in (8, 16):
+    raise UserError(f"space 'digits' takes image_size 8 or 16, not {image_size}.")
+  choices = tuple(MBConv(e, k) for e in (1, 3, 6) for k in (3, 5))
+  layers = tuple(
+    Layer(choices, features, stride if i == 0 else 1)
+    for features, depth, stride in STAGES
+    for i in range(depth)
+  )
+  return Space(
+    name="digits",
+    image_size=image_size,
+    image_channels=1,
+    n_classes=10,
+    stem=(Layer((Conv(3),), 12),),
+    layers=layers,
+    head=(Layer((Conv(1),), 96),),
+  )
