@@ -402,7 +402,9 @@ def _assign(node: Any, keys: Sequence[str], value: str, path: str) -> Any:
     new = _assign(current, keys[1:], value, path)
   elif dataclasses.is_dataclass(current):
     names = ", ".join(f.name for f in dataclasses.fields(current))
-    raise UserError(f"field {path!r} is a section; set one of its fields: {names}.")
+    raise UserError(
+      f"field {path!r} is a section; set one of its fields: {names}."
+    )
   else:
     new = _parse(value, hints[key], path)
   return dataclasses.replace(node, **{key: new})

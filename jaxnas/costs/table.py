@@ -92,9 +92,7 @@ def squeeze_width(op: MBConv, shape: Shape) -> int:
   return max(1, int(shape.in_channels * op.se_ratio))
 
 
-def cost_tables(
-  space: Space, se_pooling: bool = False
-) -> dict[str, CostTable]:
+def cost_tables(space: Space, se_pooling: bool = False) -> dict[str, CostTable]:
   """Returns the `params` and `macs` tables of a space.
 
   Args:

@@ -176,9 +176,7 @@ class Space:
 
   def to_json(self) -> dict:
     """Returns the whole space as a JSON object."""
-    value = {
-      f.name: getattr(self, f.name) for f in dataclasses.fields(self)
-    }
+    value = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
     for part in ("stem", "layers", "head"):
       value[part] = [
         {

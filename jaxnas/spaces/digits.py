@@ -19,7 +19,9 @@ def digits(image_size: int = 8) -> Space:
     image_size: 8 (scikit-learn digits as they are) or 16.
   """
   if image_size not in (8, 16):
-    raise UserError(f"space 'digits' takes image_size 8 or 16, not {image_size}.")
+    raise UserError(
+      f"space 'digits' takes image_size 8 or 16, not {image_size}."
+    )
   choices = tuple(MBConv(e, k) for e in (1, 3, 6) for k in (3, 5))
   layers = tuple(
     Layer(choices, features, stride if i == 0 else 1)

@@ -10,7 +10,14 @@ from jaxnas.spaces.base import Layer, Space
 from jaxnas.spaces.ops import Conv, MBConv
 
 # (features, layers, stride of the first): 19 layers in six stages.
-STAGES = ((32, 2, 2), (40, 4, 2), (80, 4, 2), (96, 4, 1), (192, 4, 2), (320, 1, 1))
+STAGES = (
+  (32, 2, 2),
+  (40, 4, 2),
+  (80, 4, 2),
+  (96, 4, 1),
+  (192, 4, 2),
+  (320, 1, 1),
+)
 PRESETS = (
   ("fairnas-a", "20" "2350" "0551" "3113" "3535" "4"),
   ("fairnas-b", "10" "1031" "2031" "0320" "5453" "4"),

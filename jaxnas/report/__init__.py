@@ -1,0 +1,35 @@
+"""One self-contained HTML page about one run, from its work directory."""
+
+import os
+from pathlib import Path
+
+from jaxnas.report.load import load
+from jaxnas.report.page import page
+
+
+def report(workdir: Path) -> Path:
+  """Writes `workdir/report.html` from the files in `workdir`.
+
+  The page needs no network and no JavaScript, and the same files give the same
+  bytes. Files that are missing leave their section out; only `config.json` is
+  required.
+
+  Args:
+    workdir: the work directory of a run.
+
+  Returns:
+    The path of the page, replaced in one step: a reader sees the old page or
+    the new one, never half of it.
+
+  Raises:
+    UserError: if `config.json` is missing, or a file cannot be read.
+  """
+  workdir = Path(workdir)
+  text = page(load(workdir))
+  target, part = workdir / "report.html", workdir / ".report.html.part"
+  part.write_text(text, encoding="utf-8", newline="\n")
+  os.replace(part, target)
+  return target
+
+
+__all__ = ["report"]

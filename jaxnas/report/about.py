@@ -1,0 +1,102 @@
+"""Sections around the result: terms, provenance, next commands."""
+
+import json
+import shlex
+from html import escape
+
+from jaxnas import config as config_lib
+from jaxnas.report.load import Run
+from jaxnas.report.markup import paragraphs
+
+CLASS_NAMES = 20
+
+
+def glossary(run: Run) -> str:
+  """The three accuracies, which are never mixed."""
+  del run  # the same for every run
+  return (
+    "<dl class='glossary'>"
+    "<dt>supernet accuracy</dt><dd>The arch evaluated with weights inherited"
+    " from the supernet, on the validation split. Cheap; good for comparing"
+    " archs, as far as the ranking can be trusted.</dd>"
+    "<dt>stand-alone accuracy</dt><dd>The arch trained from scratch as an"
+    " ordinary network, on the validation split. That split also served the"
+    " selection, so it can flatter the winner.</dd>"
+    "<dt>test accuracy</dt><dd>The stand-alone network on images held out from"
+    " training and selection, meant to be read once, at the end. This is the"
+    " number to quote.</dd></dl>"
+  )
+
+
+def provenance(run: Run) -> str:
+  """Versions, device, data and the whole config."""
+  manifest, data = run.manifest, run.manifest.get("data", {})
+  rows = [
+    (k, manifest[k])
+    for k in (
+      "jaxnas", "python", "jax", "flax", "platform", "device", "n_devices",
+      "seed", "config_fingerprint",
+    )
+    if k in manifest
+  ]  # fmt: skip
+  rows += [
+    (f"data: {k}", f"{data[k]:,}" if isinstance(data[k], int) else data[k])
+    for k in ("source", "fingerprint", "train", "validation", "test")
+    if k in data
+  ]
+  if data.get("n_classes"):
+    names = [str(n) for n in data.get("class_names") or ()]
+    text = f"{data['n_classes']:,}"
+    if names:
+      text += f": {', '.join(names[:CLASS_NAMES])}"
+    if len(names) > CLASS_NAMES:
+      text += f" and {len(names) - CLASS_NAMES:,} more"
+    rows.append(("data: classes", text))
+  body = ""
+  if rows:
+    body += '<table class="provenance"><tbody>' + "".join(
+      f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>"
+      for k, v in rows
+    ) + "</tbody></table>"  # fmt: skip
+  text = json.dumps(config_lib.to_json(run.config), indent=2)
+  body += (
+    "<details><summary>the whole config</summary>"
+    f"<pre>{escape(text)}</pre></details>"
+  )
+  if run.missing:
+    body += paragraphs(f"Not in this directory: {', '.join(run.missing)}.")
+  return body
+
+
+def own_data(run: Run) -> str:
+  """Commands that repeat this on the reader's data and go on from here."""
+  budget = run.budget or "macs<=60M"
+  arch = run.winner or "ARCH"
+  steps = (
+    (
+      "search on a folder with one sub-folder of images per class",
+      "python -m jaxnas run CONFIG --workdir DIR --data folder:PATH",
+    ),
+    (
+      "the same under a budget",
+      "python -m jaxnas run CONFIG --workdir DIR --data folder:PATH"
+      f" --budget {shlex.quote(budget)}",
+    ),
+    (
+      "supernet accuracy and cost of any arch",
+      f"python -m jaxnas score CONFIG --workdir DIR --archs"
+      f" {shlex.quote(arch)}",
+    ),
+    (
+      "how far the supernet's ranking can be trusted",
+      "python -m jaxnas rank CONFIG --workdir DIR --truth FILE",
+    ),
+    (
+      "the winner as an ordinary model with weights",
+      "python -m jaxnas export CONFIG --workdir DIR",
+    ),
+  )
+  return "<dl class='commands'>" + "".join(
+    f"<dt>{escape(what)}</dt><dd><pre>{escape(command)}</pre></dd>"
+    for what, command in steps
+  ) + "</dl>"  # fmt: skip

@@ -1,0 +1,194 @@
+"""Reads a work directory into one frozen value; no computation, no drawing."""
+
+import csv
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+from jaxnas import config as config_lib
+from jaxnas.config import ExperimentConfig
+from jaxnas.errors import UserError
+from jaxnas.spaces import Space
+
+OPTIONAL = (
+  "manifest.json", "space.json", "metrics.jsonl", "archs.csv", "pareto.csv",
+  "fairness.json", "ranking.json", "result.json",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+  """One evaluated arch: its text, supernet accuracy in 0..1, and costs."""
+
+  arch: str
+  accuracy: float
+  macs: float
+  params: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What the files of a work directory say.
+
+  Attributes:
+    config: the resolved config.
+    space: the resolved space; None if absent or not a chain of layers.
+    manifest: `manifest.json`, `{}` if absent; likewise `result`.
+    result: `result.json`.
+    metrics: rows of `metrics.jsonl`, in the order of the file.
+    archs: every evaluated arch.
+    front: the final front, from `pareto.csv` or else from `result.json`.
+    fairness: `fairness.json`, None if absent; likewise `ranking`.
+    ranking: `ranking.json`.
+    missing: names of the optional files that are absent.
+  """
+
+  config: ExperimentConfig
+  space: Space | None
+  manifest: dict
+  result: dict
+  metrics: tuple[dict, ...]
+  archs: tuple[Evaluated, ...]
+  front: tuple[Evaluated, ...]
+  fairness: dict | None
+  ranking: dict | None
+  missing: tuple[str, ...]
+
+  @property
+  def winner(self) -> str:
+    """The chosen arch as text, empty before there is a result."""
+    return str(self.result.get("arch") or "")
+
+  @property
+  def budget(self) -> str:
+    """The budget as text, empty for none."""
+    return self.result.get("budget") or self.config.budget
+
+  def series(self, stage: str, x: str, *keys: str) -> list[tuple[float, ...]]:
+    """Rows `(x, *keys)` of a stage that have all of them, sorted by x.
+
+    A resumed run repeats the steps after its checkpoint; the last one counts.
+    """
+    rows = {}
+    for row in self.metrics:
+      if row.get("stage") == stage and all(k in row for k in (x, *keys)):
+        values = tuple(number(row[k]) for k in (x, *keys))
+        if math.isfinite(values[0]):
+          rows[values[0]] = values
+    return [rows[k] for k in sorted(rows)]
+
+
+def number(value: object) -> float:
+  """Returns a JSON or CSV cell as a float, NaN where there is none."""
+  if value is None or value == "":
+    return math.nan
+  return float(value)
+
+
+def load(workdir: Path) -> Run:
+  """Reads all files of a work directory.
+
+  Raises:
+    UserError: if `config.json` is missing or a file cannot be read.
+  """
+  value = _json(workdir / "config.json")
+  if value is None:
+    raise UserError(
+      f"no config.json in {str(workdir)!r}, so there is no run to report on;"
+      " make one with `python -m jaxnas run CONFIG --workdir DIR`."
+    )
+  try:
+    config = config_lib.from_json(value)
+  except (AttributeError, KeyError, TypeError) as error:
+    raise UserError(
+      f"{workdir / 'config.json'} is not an experiment of this version of"
+      f" jaxnas ({type(error).__name__}: {error}); run it again with"
+      " `python -m jaxnas run CONFIG --workdir DIR`."
+    ) from error
+  space = _json(workdir / "space.json")
+  result = _json(workdir / "result.json") or {}
+  front = _csv(workdir / "pareto.csv")
+  if not front:
+    front = [_evaluated(row) for row in result.get("front", ())]
+  return Run(
+    config=config,
+    space=Space.from_json(space) if space and "layers" in space else None,
+    manifest=_json(workdir / "manifest.json") or {},
+    result=result,
+    metrics=tuple(_jsonl(workdir / "metrics.jsonl")),
+    archs=tuple(_csv(workdir / "archs.csv")),
+    front=tuple(front),
+    fairness=_json(workdir / "fairness.json"),
+    ranking=_json(workdir / "ranking.json"),
+    missing=tuple(n for n in OPTIONAL if not (workdir / n).is_file()),
+  )
+
+
+def _evaluated(row: dict) -> Evaluated:
+  numbers = (number(row.get(k)) for k in ("accuracy", "macs", "params"))
+  return Evaluated(str(row["arch"]), *numbers)
+
+
+def _text(path: Path) -> str | None:
+  try:
+    return path.read_text(encoding="utf-8")
+  except FileNotFoundError:
+    return None
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(f"{path} cannot be read: {error}.") from error
+
+
+def _json(path: Path) -> dict | None:
+  text = _text(path)
+  if text is None:
+    return None
+  try:
+    value = json.loads(text)
+  except json.JSONDecodeError as error:
+    raise UserError(f"{path} is not valid JSON: {error}.") from error
+  if not isinstance(value, dict):
+    raise UserError(f"{path} must hold one JSON object.")
+  return value
+
+
+def _jsonl(path: Path) -> list[dict]:
+  lines = (_text(path) or "").splitlines()
+  rows = []
+  for i, line in enumerate(lines):
+    if not line.strip():
+      continue
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError as error:
+      # A run that was killed while it logged leaves half of its last row.
+      if i == len(lines) - 1:
+        break
+      raise UserError(
+        f"{path}, line {i + 1} is not valid JSON: {error}."
+      ) from error
+  return rows
+
+
+def _csv(path: Path) -> list[Evaluated]:
+  text = _text(path)
+  if not text:
+    return []
+  reader = csv.DictReader(text.splitlines())
+  names = reader.fieldnames or ()
+  for name in ("arch", "accuracy", "macs", "params"):
+    if name not in names:
+      raise UserError(
+        f"{path} has no column {name!r}; its columns are {', '.join(names)}."
+      )
+  rows = list(reader)
+  # As above: the last row of a killed run may lack cells.
+  if rows and None in rows[-1].values():
+    rows.pop()
+  found = []
+  for i, row in enumerate(rows):
+    try:
+      found.append(_evaluated(row))
+    except ValueError as error:
+      raise UserError(f"{path}, row {i + 1}: {error}.") from error
+  return found

@@ -1,0 +1,61 @@
+"""The page: sections in reading order inside one template."""
+
+from html import escape
+from pathlib import Path
+from string import Template
+
+from jaxnas.report import about, outcome, process
+from jaxnas.report.load import Run
+from jaxnas.report.markup import section
+
+SECTIONS = (
+  ("chosen", "What was chosen and why", outcome.chosen),
+  ("architecture", "The chosen architecture", outcome.architecture),
+  ("training", "Training", process.training),
+  ("fairness", "Fairness", process.fairness),
+  ("trust", "Can the ranking be trusted?", process.trust),
+  ("progress", "Search", process.progress),
+  ("cost", "Time", process.cost),
+  ("glossary", "The three accuracies", about.glossary),
+  ("provenance", "Provenance", about.provenance),
+  ("own-data", "Run it on your own data", about.own_data),
+)
+_PAGE = Template("""\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>$title</title>
+<style>
+$style</style>
+</head>
+<body>
+<header>
+<p class="kicker">jaxnas report</p>
+<h1>$title</h1>
+$headline
+<nav>$links</nav>
+</header>
+<main>
+$body
+</main>
+</body>
+</html>
+""")
+
+
+def page(run: Run) -> str:
+  """Returns the whole page as HTML text."""
+  parts = [(name, title, build(run)) for name, title, build in SECTIONS]
+  shown = [(name, title, body) for name, title, body in parts if body]
+  method = run.result.get("method") or run.config.method
+  space = run.result.get("space") or run.config.space.name
+  return _PAGE.substitute(
+    title=escape(f"{method} on {space}"),
+    style=Path(__file__).with_name("page.css").read_text(encoding="utf-8"),
+    headline=outcome.headline(run),
+    links="".join(f'<a href="#{n}">{escape(t)}</a>' for n, t, _ in shown),
+    body="\n".join(section(*part) for part in shown),
+  )

@@ -1,0 +1,161 @@
+"""Sections on how it was found: training, fairness, trust, search, time."""
+
+import math
+from html import escape
+
+import numpy as np
+
+from jaxnas.report import plots
+from jaxnas.report import statements as say
+from jaxnas.report.load import Run, number
+from jaxnas.report.markup import figure, grid, paragraphs, warning
+
+
+def training(run: Run) -> str:
+  """Curves of the supernet and of the stand-alone network."""
+  figures, body = [], ""
+  loss = run.series("train", "epoch", "loss")
+  if loss:
+    svg = plots.curves("loss", {"loss": loss}, "loss (mean per path)")
+    figures.append(figure(svg, "Supernet: training loss."))
+  keys = ["validation_accuracy" + k for k in ("", "_min", "_max")]
+  values = run.series("train", "epoch", *keys)
+  plain = run.series("train", "epoch", keys[0])
+  batch = run.series("train", "epoch", "accuracy")
+  if plain:
+    band = np.array(values)[:, [0, 2, 3]] if values else None
+    lines = {"validation, mean": plain}
+    if batch:
+      lines["training batch"] = batch
+    svg = plots.curves(
+      "validation", lines, "supernet accuracy", share=True, band=band
+    )
+    caption = (
+      "Supernet: validation accuracy of a fixed set of"
+      f" {run.config.train.evaluate_archs} uniform archs, mean and range."
+    )
+    figures.append(figure(svg, caption))
+    body += _chance(run, plain[-1][1])
+  for key, name, text in (
+    ("loss", "retrain-loss", "training loss"),
+    ("validation_accuracy", "retrain-accuracy", "validation accuracy"),
+  ):
+    points = run.series("retrain", "epoch", key)
+    if points:
+      share = key != "loss"
+      label = "stand-alone accuracy" if share else "loss"
+      svg = plots.curves(name, {text: points}, label, share=share)
+      figures.append(figure(svg, f"Stand-alone network: {text}."))
+  return body + grid(figures)
+
+
+def _chance(run: Run, accuracy: float) -> str:
+  data = run.manifest.get("data", {})
+  n, classes = data.get("validation"), data.get("n_classes")
+  if not n or not classes or not math.isfinite(accuracy):
+    return ""
+  if say.wilson(accuracy, n)[0] > 1 / classes:
+    return ""
+  return warning(
+    f"The supernet's last validation accuracy, {say.percent(accuracy)}, cannot"
+    f" be told apart from chance ({say.percent(1 / classes)}): nothing selected"
+    " with it deserves trust."
+  )
+
+
+def fairness(run: Run) -> str:
+  """Updates per choice: a sentence if equal, else a heat map."""
+  if not run.fairness or not run.fairness.get("counts"):
+    return ""
+  counts = run.fairness["counts"]
+  sampler, steps = run.fairness.get("sampler"), run.fairness.get("steps")
+  values = sorted({v for row in counts for v in row})
+  lead = f"Sampler {sampler}, {number(steps):,.0f} steps. "
+  if run.fairness.get("strictly_fair") and len(values) > 1:
+    return warning(
+      "fairness.json claims strict fairness, but its counts differ."
+    ) + figure(plots.fairness(counts), escape(lead))
+  if len(values) == 1:
+    strict = (
+      "Training was strictly fair: every"
+      if run.fairness.get("strictly_fair")
+      else "Every"
+    )
+    return paragraphs(
+      f"{lead}{strict} choice of every layer had exactly {values[0]:,} updates."
+    )
+  text = (
+    f"{lead}A choice had {values[0]:,} to {values[-1]:,} updates; counts are"
+    " written in the cells."
+  )
+  return figure(plots.fairness(counts), escape(text))
+
+
+def trust(run: Run) -> str:
+  """Whether the supernet's ranking agrees with stand-alone training."""
+  ranking = run.ranking
+  if not ranking:
+    return (
+      "<p>Unknown for this run: it has no ranking.json, so no archs were"
+      " trained from scratch to compare with. Run it with <code>--set"
+      " ranking.n_archs=24</code>, or compare with accuracies that you have:"
+      " <code>python -m jaxnas rank CONFIG --workdir DIR --truth FILE</code>."
+      "</p>"
+    )
+  warnings, claims = say.ranking_claims(ranking)
+  figures = []
+  archs = ranking.get("archs") or []
+  pairs = [
+    tuple(number(a.get(k)) for a in archs)
+    for k in ("supernet_accuracy", "standalone_accuracy")
+  ]
+  if archs:
+    svg = plots.agreement(*pairs)
+    caption = f"{len(archs)} archs, both accuracies on the validation split."
+    figures.append(figure(svg, caption))
+  rows = {"supernet": say.Estimate.from_json(ranking.get("kendall_tau_b"))}
+  for name, value in (ranking.get("baselines") or {}).items():
+    label = {"macs": "MACs"}.get(name, name)
+    rows[f"{label} alone"] = say.Estimate.from_json(value)
+  level = f"{100 * number(ranking.get('confidence', 0.95)):g}%"
+  svg = plots.intervals(rows, "Kendall τ-b with stand-alone accuracy")
+  figures.append(figure(svg, f"Rank correlation with {level} intervals."))
+  items = "".join(f"<li>{escape(c)}</li>" for c in claims)
+  notes = "".join(warning(w) for w in warnings)
+  return f"{notes}<ul>{items}</ul>{grid(figures)}"
+
+
+def progress(run: Run) -> str:
+  """Best accuracy and hypervolume by round of the search."""
+  figures = []
+  for key, name, label, share in (
+    ("best_accuracy", "best", "best supernet accuracy", True),
+    ("hypervolume", "hypervolume", "hypervolume", False),
+  ):
+    points = run.series("search", "round", key)
+    if points:
+      svg = plots.curves(
+        name, {label: points}, label, x_label="round", share=share
+      )
+      last = say.percent(points[-1][1]) if share else f"{points[-1][1]:.4g}"
+      text = f"{label[0].upper()}{label[1:]}; after the last round {last}."
+      figures.append(figure(svg, escape(text)))
+  return grid(figures)
+
+
+def cost(run: Run) -> str:
+  """Seconds by stage, compilation apart."""
+  seconds = {k: number(v) for k, v in (run.result.get("seconds") or {}).items()}
+  seconds = {k: v for k, v in seconds.items() if math.isfinite(v)}
+  if not seconds:
+    return ""
+  compiling = seconds.pop("compile", None)
+  svg = plots.seconds(seconds, compiling)
+  text = f"Stages: {say.duration(sum(seconds.values()))}."
+  if compiling is not None:
+    text += f" Compilation, shown apart: {say.duration(compiling)}."
+  if run.manifest.get("device"):
+    text += (
+      f" Device: {run.manifest.get('n_devices', 1)} × {run.manifest['device']}."
+    )
+  return figure(svg, escape(text))

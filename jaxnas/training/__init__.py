@@ -1,0 +1,26 @@
+"""Training: path samplers, losses, optimisers, jitted steps, the loop."""
+
+from jaxnas.training.loop import Schedule, fit
+from jaxnas.training.losses import correct, cross_entropy
+from jaxnas.training.optimizers import make_optimizer, make_schedule
+from jaxnas.training.samplers import (
+  PathSampler,
+  held_uniform,
+  make_sampler,
+  strict_fair,
+  uniform,
+)
+from jaxnas.training.step import (
+  Feed,
+  TrainState,
+  init_state,
+  make_fleet_step,
+  make_supernet_step,
+)
+
+__all__ = [
+  "Feed", "PathSampler", "Schedule", "TrainState", "correct", "cross_entropy",
+  "fit", "held_uniform", "init_state", "make_fleet_step", "make_optimizer",
+  "make_sampler", "make_schedule", "make_supernet_step", "strict_fair",
+  "uniform",
+]  # fmt: skip

@@ -1,0 +1,104 @@
+"""Optimisers and schedules from the config."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnas.config import OptimizerConfig
+
+Tree = Any
+
+
+def make_schedule(
+  config: OptimizerConfig, n_steps: int, steps_per_epoch: int
+) -> optax.Schedule:
+  """Linear warm-up from 0, then cosine to the final value at the last step."""
+  warmup = round(config.warmup_epochs * steps_per_epoch)
+  peak = config.learning_rate
+  cosine = optax.cosine_decay_schedule(
+    peak,
+    max(1, n_steps - warmup),
+    config.final_learning_rate / peak if peak else 0.0,
+  )
+  if not warmup:
+    return cosine
+  ramp = optax.linear_schedule(0.0, peak, warmup)
+  return optax.join_schedules([ramp, cosine], [warmup])
+
+
+def decay_mask(params: Tree) -> Tree:
+  """True for weights of products, false for batch norm and biases."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: path[-1].key in ("kernel", "linear"), params
+  )
+
+
+def make_optimizer(
+  config: OptimizerConfig, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+  """Builds the optimiser; gradient clipping is the step's affair.
+
+  L2 decay enters the gradient before the momentum, as in PyTorch's SGD and
+  RMSProp; `adamw` decouples it.
+  """
+  mask = None if config.decay_all else decay_mask
+  decay = optax.add_decayed_weights(config.weight_decay, mask)
+  match config.name:
+    case "sgd":
+      return optax.chain(
+        decay, optax.sgd(schedule, config.momentum, config.nesterov)
+      )
+    case "rmsprop":
+      rms = optax.rmsprop(schedule, decay=0.9, momentum=config.momentum)
+      return optax.chain(decay, rms)
+    case "adamw":
+      return optax.adamw(
+        schedule,
+        b1=config.momentum,
+        weight_decay=config.weight_decay,
+        mask=mask,
+      )
+  raise TypeError(config.name)
+
+
+def freeze_unused(
+  tx: optax.GradientTransformation,
+  used: Tree,
+  grads: Tree,
+  opt_state: Tree,
+  params: Tree,
+) -> tuple[Tree, Tree]:
+  """Updates only the used part of the parameters, moments included.
+
+  A choice that no path of the step took has a zero gradient, but momentum and
+  decay would still move it. It is left alone, as frameworks do that skip
+  parameters without a gradient.
+
+  Args:
+    tx: the optimiser.
+    used: tree of booleans broadcastable to `params`.
+    grads: gradients.
+    opt_state: optimiser state.
+    params: parameters.
+
+  Returns:
+    New parameters and optimiser state.
+  """
+  structure = jax.tree.structure(params)
+
+  def like_params(node):
+    return jax.tree.structure(node) == structure
+
+  def keep(new, old):
+    return jax.tree.map(lambda u, n, o: jnp.where(u, n, o), used, new, old)
+
+  updates, new_state = tx.update(grads, opt_state, params)
+  new_state = jax.tree.map(
+    lambda new, old: keep(new, old) if like_params(new) else new,
+    new_state,
+    opt_state,
+    is_leaf=like_params,
+  )
+  return keep(optax.apply_updates(params, updates), params), new_state

@@ -1,0 +1,157 @@
+"""Files of a work directory, progress and messages: small, atomic, readable."""
+
+import csv
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("jaxnas")
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+  """Writes a file so that a reader sees the old or the new one, never half.
+
+  Args:
+    path: the file; its folder must exist.
+    data: text (UTF-8) or bytes.
+  """
+  temporary = path.with_name(f".{path.name}.tmp")
+  raw = data.encode() if isinstance(data, str) else data
+  with open(temporary, "wb") as file:
+    file.write(raw)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes indented JSON with a newline at its end."""
+  write_atomic(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+  """Reads a JSON file."""
+  return json.loads(path.read_text())
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+  """Writes a table, the columns in the order of the first row's keys."""
+  rows = list(rows)
+  temporary = path.with_name(f".{path.name}.tmp")
+  with open(temporary, "w", newline="") as file:
+    if rows:
+      table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+      table.writeheader()
+      table.writerows(rows)
+  os.replace(temporary, path)
+
+
+class Journal:
+  """Append-only metrics, `metrics.jsonl`, and TensorBoard if it is installed.
+
+  Rows carry `stage` and `step` (or `round`). After a resume, rows past the
+  restored step are dropped first, so that a killed run's file ends equal to an
+  undisturbed one's.
+  """
+
+  def __init__(self, path: Path) -> None:
+    self._path = path
+    self._board = None
+
+  def rows(self) -> list[dict]:
+    """All rows so far; a half-written last line is ignored."""
+    rows = []
+    if self._path.exists():
+      for line in self._path.read_text().splitlines():
+        try:
+          rows.append(json.loads(line))
+        except json.JSONDecodeError:
+          break
+    return rows
+
+  def rewind(self, stage: str, step: int, unit: str = "step") -> None:
+    """Drops the rows of a stage past `step`."""
+    rows = self.rows()
+    kept = [r for r in rows if r["stage"] != stage or r.get(unit, 0) <= step]
+    text = "".join(json.dumps(r) + "\n" for r in kept)
+    if self._path.exists() and text != self._path.read_text():
+      write_atomic(self._path, text)
+
+  def write(self, stage: str, unit: str = "step", **values: Any) -> None:
+    """Appends one row.
+
+    Args:
+      stage: such as `train`.
+      unit: the key that counts progress.
+      **values: plain numbers; one of them is named by `unit`.
+    """
+    row = {"stage": stage, **values}
+    with open(self._path, "a") as file:
+      file.write(json.dumps(row) + "\n")
+    board = self._tensorboard()
+    if board:
+      for name, value in values.items():
+        if name != unit and isinstance(value, int | float):
+          board.add_scalar(f"{stage}/{name}", value, values[unit])
+
+  def _tensorboard(self):
+    if self._board is None:
+      try:
+        from tensorboardX import SummaryWriter
+
+        self._board = SummaryWriter(str(self._path.parent / "tensorboard"))
+      except ImportError:
+        self._board = False
+    return self._board
+
+
+class Progress:
+  """A bar with time left on a terminal, a line now and then elsewhere.
+
+  Used as a context manager; `update` moves it and shows the newest figures.
+  """
+
+  INTERVAL = 15.0  # seconds between two lines on a non-terminal
+
+  def __init__(self, stage: str, total: int, done: int = 0) -> None:
+    self._stage, self._total, self._done = stage, total, done
+    self._first, self._start = done, time.monotonic()
+    self._shown = self._start
+    self._bar = None
+
+  def __enter__(self) -> "Progress":
+    if sys.stderr.isatty():
+      from tqdm import tqdm
+
+      self._bar = tqdm(
+        total=self._total, initial=self._done, desc=self._stage, leave=True,
+        dynamic_ncols=True, file=sys.stderr,
+      )  # fmt: skip
+    return self
+
+  def __exit__(self, *exc: Any) -> None:
+    if self._bar is not None:
+      self._bar.close()
+
+  def update(self, done: int, **figures: float) -> None:
+    """Shows that `done` of the total is done, with the newest figures."""
+    text = ", ".join(f"{k} {v:.4g}" for k, v in figures.items())
+    step, self._done = done - self._done, done
+    if self._bar is not None:
+      self._bar.set_postfix_str(text, refresh=False)
+      self._bar.update(step)
+      return
+    now = time.monotonic()
+    if now - self._shown >= self.INTERVAL:
+      self._shown = now
+      pace = (now - self._start) / max(1, done - self._first)
+      left = pace * (self._total - done)
+      log.info(
+        "%s %d/%d, about %.0f s left%s", self._stage, done, self._total, left,
+        f", {text}" if text else "",
+      )  # fmt: skip
