@@ -4,6 +4,7 @@ This is the only file that knows Orbax. Nothing that is loaded runs code.
 """
 
 import hashlib
+import json
 import logging
 import time
 from pathlib import Path
@@ -19,9 +20,9 @@ Tree = Any
 KEEP = 2  # a damaged newest one must leave a good one behind
 
 
-def digest(tree: Tree) -> str:
-  """SHA-256 over the names, types, shapes and bytes of a tree's leaves."""
-  total = hashlib.sha256()
+def digest(tree: Tree, meta: dict) -> str:
+  """SHA-256 over names, types, shapes and bytes of the leaves, and the JSON."""
+  total = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     array = np.asarray(leaf)
     head = f"{jax.tree_util.keystr(path)}|{array.dtype}|{array.shape}"
@@ -67,7 +68,7 @@ class Checkpoints:
       arrays: tree of arrays, not empty.
       meta: JSON object.
     """
-    meta = {"digest": digest(arrays), "meta": meta}
+    meta = {"digest": digest(arrays, meta), "meta": meta}
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -105,12 +106,13 @@ class Checkpoints:
             meta=ocp.args.JsonRestore(),
           ),
         )
-        if digest(loaded["arrays"]) != loaded["meta"]["digest"]:
-          raise ValueError("the stored digest does not match the arrays")
+        stored = loaded["meta"]
+        if digest(loaded["arrays"], stored["meta"]) != stored["digest"]:
+          raise ValueError("the stored digest does not match the content")
       except Exception as error:  # any damage looks different to Orbax
         self._set_aside(step, error)
         continue
-      return step, loaded["arrays"], loaded["meta"]["meta"]
+      return step, loaded["arrays"], stored["meta"]
     return None
 
   def _set_aside(self, step: int, error: Exception) -> None:

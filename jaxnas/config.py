@@ -111,7 +111,7 @@ class OptimizerConfig:
   """
 
   name: Literal["sgd", "rmsprop", "adamw"] = "sgd"
-  learning_rate: float = 0.045
+  learning_rate: float = 0.045  # FairNAS supernet: recalled, unverified
   final_learning_rate: float = 0.0
   warmup_epochs: float = 0.0
   momentum: float = 0.9
@@ -130,7 +130,7 @@ class TrainConfig:
     batch_size: images of one path's batch.
     sampler: `fair` (strict fairness), `spos` (one uniform path), `uniform-k`
       (`paths` independent uniform paths) or `ef-k` (one path held for `paths`
-      successive updates).
+      successive updates); `auto` is the method's own.
     paths: k of `uniform-k` and `ef-k`; 0 takes the number of choices. `fair`
       and `spos` fix it themselves and accept 0 only.
     pad_unequal: let `fair` resample the shorter permutations of a space whose
@@ -150,7 +150,7 @@ class TrainConfig:
 
   epochs: int = 150
   batch_size: int = 256
-  sampler: Literal["fair", "spos", "uniform-k", "ef-k"] = "fair"
+  sampler: Literal["auto", "fair", "spos", "uniform-k", "ef-k"] = "auto"
   paths: int = 0
   pad_unequal: bool = False
   share_batch: bool = True
@@ -185,7 +185,8 @@ class SearchConfig:
   """The search over archs.
 
   Attributes:
-    algorithm: `nsga2`, `evolution` (regularised) or `random`.
+    algorithm: `nsga2`, `evolution` (regularised) or `random`; `auto` is the
+      method's own.
     population: archs kept from one generation to the next.
     generations: rounds after the first population.
     offspring: new archs of each round; 0 takes the population's size.
@@ -200,16 +201,20 @@ class SearchConfig:
     front: archs picked equispaced along the final front.
   """
 
-  algorithm: Literal["nsga2", "evolution", "random"] = "nsga2"
-  population: int = 70
-  generations: int = 200
+  algorithm: Literal["auto", "nsga2", "evolution", "random"] = "auto"
+  population: int = 70  # recalled, unverified
+  generations: int = 200  # recalled, unverified
   offspring: int = 0
-  objectives: tuple[str, ...] = ("accuracy", "-macs", "params")
-  objective_weights: tuple[float, ...] = (0.4, 0.4, 0.2)
+  objectives: tuple[str, ...] = (  # maximising params: recalled, unverified
+    "accuracy", "-macs", "params",
+  )  # fmt: skip
+  objective_weights: tuple[float, ...] = (  # recalled, unverified
+    0.4, 0.4, 0.2,
+  )  # fmt: skip
   tournament: int = 2
-  mutation_share: float = 0.8
+  mutation_share: float = 0.8  # recalled, unverified
   mutation_rate: float = 0.1
-  mutators: tuple[float, ...] = (0.2, 0.65, 0.15)
+  mutators: tuple[float, ...] = (0.2, 0.65, 0.15)  # recalled, unverified
   controller_learning_rate: float = 0.05
   front: int = 3
 

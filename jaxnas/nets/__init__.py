@@ -1,5 +1,6 @@
 """Networks: layers, blocks, the single-path supernet, plain networks."""
 
+from jaxnas.nets.export import export_network, load_network
 from jaxnas.nets.paths import (
   PathSupernet,
   Variables,
@@ -10,5 +11,5 @@ from jaxnas.nets.standalone import Fleet, PlainNetwork, inherit
 
 __all__ = [
   "Fleet", "PathSupernet", "PlainNetwork", "Variables", "blend_stats",
-  "group_names", "inherit",
+  "export_network", "group_names", "inherit", "load_network",
 ]  # fmt: skip

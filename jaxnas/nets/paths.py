@@ -1,4 +1,4 @@
-"""The single-path supernet: the weights of every choice, pure functions of them.
+"""The single-path supernet: every choice's weights, pure functions of them.
 
 Variables are one tree, `{"params": ..., "batch_stats": ...}`, with the groups
 `stem_0`, `layer_00` (one entry per choice, by operation name), `head_0` and

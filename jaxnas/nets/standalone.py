@@ -1,4 +1,4 @@
-"""Plain networks: one arch as an ordinary Linen module, or many trained at once.
+"""Plain networks: one arch as an ordinary Linen module, or many at once.
 
 `PlainNetwork` is what a user takes home. `Fleet` runs several plain networks of
 different archs in one compiled program, each with weights of its own: networks
@@ -173,7 +173,8 @@ class Fleet:
           start += count
           tree = variables[kind].get(name, {}).get(choice)
           if tree and i in ids:
-            own[name] = jax.tree.map(lambda a, k=ids.index(i): a[k], tree)
+            row = ids.index(i)
+            own[name] = jax.tree.map(lambda a, r=row: a[r], tree)
     head = variables["params"]["classifier"]["Linear"]
     out["params"]["classifier"] = jax.tree.map(lambda a: a[i], head)
     return out

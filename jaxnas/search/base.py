@@ -194,31 +194,39 @@ def utilities(
   return np.where(np.isfinite(values).all(1, keepdims=True), values, np.nan)
 
 
-def single_best(archive: dict, objective: str, budget: Budget) -> np.ndarray:
-  """Returns the evaluated arch that is best in one objective.
+def single_best(
+  archive: dict, objectives: Sequence[str], budget: Budget
+) -> np.ndarray:
+  """Returns the evaluated arch that is best in the first objective.
 
   Args:
     archive: the archive of a state.
-    objective: `name` to maximise, `-name` to minimise.
+    objectives: `name` to maximise, `-name` to minimise; each further one only
+      decides between archs that are equal in those before it. Accuracies on a
+      small validation set are often equal.
     budget: archs outside it are left out.
 
   Returns:
     `int32[L]`; the one evaluated first among equals.
 
   Raises:
-    RunError: if no arch within the budget has a finite value.
+    RunError: if no arch within the budget has finite values.
   """
   archs = np.array(archive["archs"], np.int32)
-  values = utilities(archive["metrics"], (objective,))[:, 0]
-  legal = np.isfinite(values)
+  values = utilities(archive["metrics"], objectives)
+  legal = np.isfinite(values).all(1)
   if len(archs):
     legal &= budget.allows(archs)
-  if not legal.any():
+  rows = np.flatnonzero(legal)
+  if not len(rows):
+    names = ", ".join(parse_objective(o)[0] for o in objectives)
     raise RunError(
       f"none of {len(archs)} evaluated archs keeps the budget and has a finite"
-      f" {parse_objective(objective)[0]}."
+      f" {names}."
     )
-  return archs[np.argmax(np.where(legal, values, -np.inf))]
+  # lexsort sorts by its last key first, and is stable.
+  best_last = np.lexsort((-rows, *values[rows].T[::-1]))
+  return archs[rows[best_last[-1]]]
 
 
 def draw_unseen(

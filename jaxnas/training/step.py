@@ -32,7 +32,7 @@ class TrainState:
     batch_stats: running batch-norm statistics.
     opt_state: optimiser state.
     counts: updates that each choice has received, `int32[L, K]` (supernet), or
-      an empty array (fleet).
+      a single zero (fleet).
   """
 
   step: Any
@@ -53,7 +53,9 @@ def init_state(
   n_choices: np.ndarray | None = None,
 ) -> TrainState:
   """Fresh training state around fresh variables."""
-  shape = (0,) if n_choices is None else (len(n_choices), int(n_choices.max()))
+  shape = (
+    (1, 1) if n_choices is None else (len(n_choices), int(n_choices.max()))
+  )
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=variables["params"],
@@ -342,10 +344,9 @@ def _used_tree(supernet: PathSupernet, counts: jax.Array, params: Tree) -> Tree:
       used[group] = jax.tree.map(lambda _: jnp.array(True), tree)
       continue
     l = int(group.removeprefix("layer_"))
+    taken = dict(zip(supernet.names[l], counts[l] > 0, strict=False))
     used[group] = {
-      name: jax.tree.map(
-        lambda _, u=counts[l, supernet.names[l].index(name)] > 0: u, choice
-      )
+      name: jax.tree.map(lambda _, u=taken[name]: u, choice)
       for name, choice in tree.items()
     }
   return used

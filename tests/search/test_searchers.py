@@ -90,7 +90,7 @@ def test_nan_never_wins(case):
   state = run_search(searcher, case.objective, 8, searcher.init(0))
   accuracy = np.array(state["archive"]["metrics"]["accuracy"])
   assert np.isnan(accuracy).any()
-  best = single_best(state["archive"], "accuracy", searcher.budget)
+  best = single_best(state["archive"], ("accuracy",), searcher.budget)
   assert case.objective(best[None])["accuracy"] == np.nanmax(accuracy)
   points = front(state, searcher.space, ("accuracy", "-macs"))
   assert np.isfinite(points.values).all()
@@ -109,7 +109,7 @@ def test_only_failures_do_not_stop_a_search(case, bad):
   state = run_search(searcher, objective, 3, searcher.init(0))
   assert len(state["archive"]["archs"]) == 28
   with pytest.raises(RunError, match="finite accuracy"):
-    single_best(state["archive"], "accuracy", searcher.budget)
+    single_best(state["archive"], ("accuracy",), searcher.budget)
   assert not len(front(state, searcher.space, ("accuracy",)).archs)
 
 
@@ -160,7 +160,7 @@ def test_reaches_the_optimum_region(algorithm, build, chain):
   for seed in range(3):
     state = run_search(searcher, case.objective, 10, searcher.init(seed))
     assert len(state["archive"]["archs"]) == 250
-    best = single_best(state["archive"], "accuracy", searcher.budget)
+    best = single_best(state["archive"], ("accuracy",), searcher.budget)
     reached = case.objective(best[None])["accuracy"][0]
     assert reached >= truth[-len(truth) // 50]
 
@@ -247,9 +247,9 @@ def test_single_best_minimises_and_keeps_the_budget(chain):
   }
   budget = Budget.parse("macs<=29k", costs)
   macs = costs["macs"](archs)
-  best = single_best(archive, "-loss", Budget.parse("", costs))
+  best = single_best(archive, ("-loss",), Budget.parse("", costs))
   assert costs["macs"](best[None]) == macs.max()
-  best = single_best(archive, "-loss", budget)
+  best = single_best(archive, ("-loss",), budget)
   assert costs["macs"](best[None]) == macs[macs <= 29000].max()
 
 

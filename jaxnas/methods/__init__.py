@@ -1,0 +1,35 @@
+"""Published methods, one page each. A new one is a file here and a line below."""
+
+from jaxnas.errors import unknown
+from jaxnas.methods import fairnas, spos
+from jaxnas.methods.base import (
+  Method,
+  Setup,
+  archive_rows,
+  load_supernet,
+  search_archs,
+  supernet_objective,
+  train_fleet,
+  train_supernet,
+  write_fairness,
+)
+
+METHODS: dict[str, Method] = {m.name: m for m in (fairnas.METHOD, spos.METHOD)}
+
+
+def get_method(name: str) -> Method:
+  """Returns a method by name.
+
+  Raises:
+    UserError: for an unknown name.
+  """
+  if name not in METHODS:
+    raise unknown("method", name, METHODS)
+  return METHODS[name]
+
+
+__all__ = [
+  "METHODS", "Method", "Setup", "archive_rows", "get_method",
+  "load_supernet", "search_archs", "supernet_objective", "train_fleet",
+  "train_supernet", "write_fairness",
+]  # fmt: skip

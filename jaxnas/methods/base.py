@@ -1,0 +1,398 @@
+"""What methods share: the set-up, supernet training, the search loop."""
+
+import dataclasses
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import moocore
+import numpy as np
+
+from jaxnas import arch as arch_lib
+from jaxnas.checkpoint import Checkpoints
+from jaxnas.config import ExperimentConfig, RetrainConfig
+from jaxnas.costs import Budget, CostTable
+from jaxnas.data import Batches, Dataset, Split
+from jaxnas.errors import UserError
+from jaxnas.nets import Fleet, PathSupernet, Variables, group_names
+from jaxnas.scoring import FleetEvaluator, Scorer
+from jaxnas.search import Searcher, front, parse_objective, run_search
+from jaxnas.sharding import Placement
+from jaxnas.spaces import Space
+from jaxnas.training import (
+  Feed,
+  PathSampler,
+  Schedule,
+  TrainState,
+  fit,
+  init_state,
+  make_fleet_step,
+  make_optimizer,
+  make_schedule,
+  make_supernet_step,
+)
+from jaxnas.writer import Journal, Progress, write_csv, write_json
+
+SearchState = dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """Everything a stage needs, built once from the config.
+
+  Attributes:
+    config: the experiment.
+    workdir: where its files go.
+    space: with the data's classes, channels and image size.
+    data: the three splits.
+    costs: additive cost tables by name.
+    budget: bounds on them.
+    placement: devices.
+    supernet: the network, without weights.
+    journal: log rows.
+  """
+
+  config: ExperimentConfig
+  workdir: Path
+  space: Space
+  data: Dataset
+  costs: dict[str, CostTable]
+  budget: Budget
+  placement: Placement
+  supernet: PathSupernet
+  journal: Journal
+
+  def seed(self, stage: str) -> int:
+    """An integer seed of a stage, independent between stages."""
+    entropy = [self.config.seed, zlib.crc32(stage.encode())]
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+  def key(self, stage: str) -> jax.Array:
+    """PRNG key of a stage."""
+    return jax.random.key(self.seed(stage))
+
+  def checkpoints(self, stage: str) -> Checkpoints:
+    """Checkpoints of a stage."""
+    return Checkpoints(self.workdir / "checkpoints" / stage)
+
+  def feed(self, split: Split) -> Feed:
+    """Training images on the device."""
+    images, labels = self.placement.put((split.images, split.labels))
+    return Feed(
+      images, labels, self.data.mean, self.data.std,
+      self.config.data.augment, self.placement,
+    )  # fmt: skip
+
+  def scorer(self) -> Scorer:
+    """Scores archs as the config says."""
+    return Scorer(self.supernet, self.data, self.config.score, self.placement)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """One published method.
+
+  Attributes:
+    name: as in the config.
+    paper: title and arXiv id.
+    fidelity: one sentence on what is the paper's and what is ours.
+    sampler: `(setup) -> PathSampler` of its supernet training.
+    searcher: `(setup) -> Searcher` of its search.
+  """
+
+  name: str
+  paper: str
+  fidelity: str
+  sampler: Callable[[Setup], PathSampler]
+  searcher: Callable[[Setup], Searcher]
+
+
+def supernet_template(
+  setup: Setup, n_steps: int, per_epoch: int
+) -> tuple[TrainState, Any, Callable]:
+  """Fresh training state of the supernet, its optimiser and schedule."""
+  config = setup.config.train.optimizer
+  rate = make_schedule(config, n_steps, per_epoch)
+  tx = make_optimizer(config, rate)
+  variables = setup.supernet.init(setup.key("init"))
+  return init_state(variables, tx, setup.space.n_choices), tx, rate
+
+
+def supernet_batches(setup: Setup, sampler: PathSampler) -> Batches:
+  """Index stream of supernet training."""
+  config = setup.config.train
+  return Batches(
+    n=len(setup.data.train),
+    batch_size=config.batch_size,
+    seed=setup.seed("train"),
+    copies=None if config.share_batch else sampler.n_paths,
+  )
+
+
+def train_supernet(
+  setup: Setup, sampler: PathSampler
+) -> tuple[TrainState, float]:
+  """Trains the supernet on the sampler's paths, or resumes that.
+
+  Args:
+    setup: the run.
+    sampler: paths of each step.
+
+  Returns:
+    The trained state and the seconds spent over all sessions.
+  """
+  config = setup.config.train
+  batches = supernet_batches(setup, sampler)
+  per_epoch = batches.steps_per_epoch
+  n_steps = config.epochs * per_epoch
+  state, tx, rate = supernet_template(setup, n_steps, per_epoch)
+  feed = setup.feed(setup.data.train)
+  step = make_supernet_step(setup.supernet, sampler, tx, config, feed)
+  evaluate = None
+  if config.evaluate_archs:
+    scorer = setup.scorer()
+    rng = np.random.default_rng(0)  # the same archs in every run
+    probes = setup.space.sample(rng, config.evaluate_archs)
+
+    def evaluate(state):
+      accuracy = scorer(state.variables, probes)["accuracy"]
+      return {
+        "validation_accuracy": float(accuracy.mean()),
+        "validation_accuracy_min": float(accuracy.min()),
+        "validation_accuracy_max": float(accuracy.max()),
+      }
+
+  return fit(
+    "train", step, state, setup.key("train"), batches,
+    Schedule(
+      n_steps=n_steps,
+      log_every=config.log_every,
+      checkpoint_every=config.checkpoint_every * per_epoch,
+      evaluate_every=config.evaluate_every * per_epoch,
+    ),
+    setup.checkpoints("train"), setup.journal, setup.placement,
+    group_names(setup.space), rate, evaluate,
+  )  # fmt: skip
+
+
+def load_supernet(setup: Setup, sampler: PathSampler) -> TrainState:
+  """Loads the trained supernet of the work directory.
+
+  Raises:
+    UserError: if training has not been finished there.
+  """
+  batches = supernet_batches(setup, sampler)
+  per_epoch = batches.steps_per_epoch
+  n_steps = setup.config.train.epochs * per_epoch
+  state, _, _ = supernet_template(setup, n_steps, per_epoch)
+  found = setup.checkpoints("train").restore(
+    state, setup.placement.sharding("replicated")
+  )
+  if not found or found[0] < n_steps:
+    done = f" (step {found[0]} of {n_steps})" if found else ""
+    raise UserError(
+      f"{setup.workdir} holds no fully trained supernet{done}; run `python -m"
+      " jaxnas train` with the same config and --workdir first."
+    )
+  return found[1]
+
+
+def supernet_objective(
+  setup: Setup, variables: Variables
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+  """Objective of a search: supernet metrics and costs of archs."""
+  scorer = setup.scorer()
+
+  def objective(archs):
+    costs = {name: table(archs) for name, table in setup.costs.items()}
+    return {**scorer(variables, archs), **costs}
+
+  return objective
+
+
+def search_archs(
+  setup: Setup,
+  searcher: Searcher,
+  objective: Callable[[np.ndarray], dict[str, np.ndarray]],
+) -> tuple[SearchState, float]:
+  """Runs the search to its last round, or resumes it.
+
+  The whole state (archive, population, controller) is saved after each round;
+  `archs.csv` lists every evaluated arch.
+
+  Args:
+    setup: the run.
+    searcher: proposes archs.
+    objective: evaluates them.
+
+  Returns:
+    The final state and the seconds spent over all sessions.
+  """
+  rounds = setup.config.search.generations + 1
+  checkpoints = setup.checkpoints("search")
+  state, rows, spent = searcher.init(setup.seed("search")), [], 0.0
+  found = checkpoints.restore({"round": np.zeros((), np.int32)})
+  if found:
+    _, _, meta = found
+    state, rows, spent = meta["state"], meta["rows"], meta["seconds"]
+  setup.journal.rewind("search", state["round"], "round")
+  clock = time.monotonic()
+  with Progress("search", rounds, state["round"]) as progress:
+
+    def on_round(state, archs, metrics):
+      nonlocal clock, spent
+      seconds = time.monotonic() - clock
+      clock += seconds
+      spent += seconds
+      rows.extend([[state["round"], seconds / len(archs)]] * len(archs))
+      best = float(np.nanmax(state["archive"]["metrics"]["accuracy"]))
+      setup.journal.write(
+        "search", "round", round=state["round"], evaluated=len(rows),
+        best_accuracy=best, hypervolume=hypervolume(setup, searcher, state),
+      )  # fmt: skip
+      meta = {"state": state, "rows": rows, "seconds": spent}
+      round_ = np.array(state["round"], np.int32)
+      checkpoints.save(state["round"], {"round": round_}, meta)
+      write_archs(setup.workdir / "archs.csv", state, rows)
+      progress.update(state["round"], best=best, evaluated=len(rows))
+
+    state = run_search(searcher, objective, rounds, state, on_round)
+  return state, spent
+
+
+def archive_rows(state: SearchState, timing: list[list[float]]) -> list[dict]:
+  """One dict per evaluated arch, in order of evaluation."""
+  archive = state["archive"]
+  return [
+    {
+      "arch": arch_lib.to_string(np.array(arch)),
+      "round": round_,
+      **{name: values[i] for name, values in archive["metrics"].items()},
+      "seconds": round(seconds, 6),
+    }
+    for i, (arch, (round_, seconds)) in enumerate(
+      zip(archive["archs"], timing, strict=True)
+    )
+  ]
+
+
+def write_archs(path: Path, state: SearchState, timing: list) -> None:
+  """Writes `archs.csv`; counts as integers."""
+  rows = archive_rows(state, timing)
+  for row in rows:
+    for name in ("macs", "params"):
+      row[name] = int(row[name])
+  write_csv(path, rows)
+
+
+def hypervolume(setup: Setup, searcher: Searcher, state: SearchState) -> float:
+  """Share of the objective box that the front dominates, 0..1.
+
+  Accuracies span 0..1 and costs the smallest to the largest arch of the space,
+  so the value is comparable over rounds and runs.
+  """
+  points = front(state, setup.space, searcher.objectives).values
+  if not len(points):
+    return 0.0
+  scaled = []
+  for column, objective in zip(points.T, searcher.objectives, strict=True):
+    name, sign = parse_objective(objective)
+    low, high = 0.0, 1.0
+    if name in setup.costs:
+      low, high = setup.costs[name].smallest, setup.costs[name].largest
+    scaled.append((sign * column - low) / (high - low))
+    if sign < 0:
+      scaled[-1] = 1 - scaled[-1]
+  return float(
+    moocore.hypervolume(-np.stack(scaled, 1), ref=np.zeros(len(scaled)))
+  )
+
+
+def train_fleet(
+  setup: Setup,
+  stage: str,
+  archs: np.ndarray,
+  config: RetrainConfig,
+  dropout: float,
+  initial: list[Variables] | None = None,
+) -> tuple[Fleet, TrainState, float]:
+  """Trains plain networks together, each with weights of its own.
+
+  Args:
+    setup: the run.
+    stage: name of checkpoints, seeds and log rows.
+    archs: `int32[n, L]`.
+    config: recipe.
+    dropout: rate before the classifier.
+    initial: start from these variables instead of fresh ones.
+
+  Returns:
+    The fleet, its trained state, and the seconds spent over all sessions.
+  """
+  fleet = Fleet(
+    setup.space,
+    tuple(tuple(int(c) for c in arch) for arch in archs),
+    setup.config.net,
+  )
+  batches = Batches(
+    n=len(setup.data.train),
+    batch_size=config.batch_size,
+    seed=setup.seed(stage),
+  )
+  per_epoch = batches.steps_per_epoch
+  n_steps = config.epochs * per_epoch
+  rate = make_schedule(config.optimizer, n_steps, per_epoch)
+  tx = make_optimizer(config.optimizer, rate)
+  if initial is None:
+    keys = jax.random.split(setup.key(f"{stage}-init"), fleet.n)
+    variables = fleet.init(keys)
+  else:
+    variables = fleet.stack(initial)
+  feed = setup.feed(setup.data.train)
+  step = make_fleet_step(
+    fleet, tx, config, setup.config.net.bn_momentum, dropout, feed
+  )
+  judge = FleetEvaluator(
+    fleet, setup.data, setup.data.validation,
+    setup.config.score.batch_size, setup.placement,
+  )  # fmt: skip
+
+  def evaluate(state):
+    return {
+      "validation_accuracy": float(judge(state.variables)["accuracy"].mean())
+    }
+
+  state, seconds = fit(
+    stage, step, init_state(variables, tx), setup.key(stage), batches,
+    Schedule(
+      n_steps=n_steps,
+      log_every=config.log_every,
+      checkpoint_every=config.checkpoint_every * per_epoch,
+      evaluate_every=config.checkpoint_every * per_epoch,
+    ),
+    setup.checkpoints(stage), setup.journal, setup.placement,
+    group_names(setup.space), rate, evaluate,
+  )  # fmt: skip
+  return fleet, state, seconds
+
+
+def write_fairness(
+  setup: Setup, sampler: PathSampler, state: TrainState
+) -> None:
+  """Writes `fairness.json`: updates that every choice received."""
+  counts = np.asarray(state.counts)
+  write_json(
+    setup.workdir / "fairness.json",
+    {
+      "sampler": sampler.name,
+      "strictly_fair": sampler.strictly_fair,
+      "steps": int(state.step),
+      "counts": [
+        row[:k].tolist()
+        for row, k in zip(counts, setup.space.n_choices, strict=True)
+      ],
+    },
+  )

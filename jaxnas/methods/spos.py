@@ -1,0 +1,46 @@
+"""SPOS: single path one-shot with uniform sampling (arXiv 1904.00420).
+
+    for each batch (x, y):
+      path <- one choice per layer, uniform and independent
+      weights <- optimiser(weights, grad(loss(supernet[path](x), y)))
+
+    evolutionary search under a budget, accuracy from the supernet with batch
+    norm recalibrated for every arch
+
+The baseline that FairNAS compares with (its Fig. 1 calls it expectation
+fairness with one iteration). The search is regularised evolution (Real et al.
+2019) in place of SPOS's own evolution, and weights off the path are left alone
+by momentum and decay: both are ours.
+"""
+
+import dataclasses
+
+from jaxnas.methods.base import Method, Setup
+from jaxnas.search import Searcher, make_searcher
+from jaxnas.training import PathSampler, make_sampler, uniform
+
+
+def sampler(setup: Setup) -> PathSampler:
+  """One uniform path a step."""
+  if setup.config.train.sampler == "auto":
+    return uniform(setup.space, 1)
+  return make_sampler(setup.config.train, setup.space)
+
+
+def searcher(setup: Setup) -> Searcher:
+  """Regularised evolution on supernet accuracy (ours)."""
+  config = setup.config.search
+  if config.algorithm == "auto":
+    config = dataclasses.replace(config, algorithm="evolution")
+  return make_searcher(config, setup.space, setup.budget, setup.costs)
+
+
+METHOD = Method(
+  name="spos",
+  paper="Single Path One-Shot Neural Architecture Search with Uniform"
+  " Sampling, arXiv 1904.00420",
+  fidelity="uniform single paths as in the paper; the evolutionary search is"
+  " ours",
+  sampler=sampler,
+  searcher=searcher,
+)
