@@ -1,7 +1,14 @@
-"""FairNAS on scikit-learn's digits, the embedded real data set.
+"""FairNAS on scikit-learn's digits: the main job, on an embedded real data set.
 
-python -m jaxnas run configs/digits_fairnas.py --workdir runs/digits
+    python -m jaxnas run configs/digits_fairnas.py --workdir runs/digits
+
+Under 4 minutes on 2 CPU cores, compilation included. Expected: a network below
+half a million multiply-adds with at least 97 % test accuracy. The `quicktest`
+variant goes through the same stages in a fraction of that and learns little.
+Sizes and rates here are ours; FairNAS itself never saw these images.
 """
+
+import dataclasses
 
 from jaxnas.config import (
   AugmentConfig,
@@ -20,35 +27,37 @@ from jaxnas.config import (
 def get_config() -> ExperimentConfig:
   return ExperimentConfig(
     method="fairnas",
-    budget="macs<=400k",
+    budget="macs<=450k",
     space=SpaceConfig("digits"),
     data=DataConfig("digits", augment=AugmentConfig(shift=1)),
     train=TrainConfig(
       epochs=30,
-      batch_size=64,
+      batch_size=32,
+      evaluate_every=5,
       optimizer=OptimizerConfig(
         learning_rate=0.1, warmup_epochs=1, clip_norm=5.0
       ),
     ),
     score=ScoreConfig(calibration_images=512, batch_size=512),
-    search=SearchConfig(population=24, generations=10),
+    search=SearchConfig(population=24, generations=12),
     retrain=RetrainConfig(
-      epochs=40,
+      epochs=60,
       batch_size=64,
+      checkpoint_every=10,
       optimizer=OptimizerConfig(learning_rate=0.1, warmup_epochs=2),
     ),
-    ranking=RankingConfig(n_archs=24, epochs=20),
+    ranking=RankingConfig(n_archs=24, epochs=10, together=24),
   )
 
 
 def quicktest() -> ExperimentConfig:
-  import dataclasses
-
   config = get_config()
   return dataclasses.replace(
     config,
-    train=dataclasses.replace(config.train, epochs=2),
+    train=dataclasses.replace(
+      config.train, epochs=2, evaluate_every=1, checkpoint_every=1
+    ),
     search=dataclasses.replace(config.search, population=8, generations=2),
-    retrain=dataclasses.replace(config.retrain, epochs=2),
-    ranking=RankingConfig(n_archs=4, epochs=1, bootstrap=200),
+    retrain=dataclasses.replace(config.retrain, epochs=2, checkpoint_every=1),
+    ranking=RankingConfig(n_archs=4, epochs=1, top_k=2, bootstrap=200),
   )

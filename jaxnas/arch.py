@@ -49,7 +49,10 @@ def from_string(text: str) -> Arch:
   parts = [p for p in clean.split("-") if p]
   if len(parts) == 1 and "-" not in clean:
     parts = list(parts[0])
-  if not parts or not all(p.isascii() and p.isdigit() for p in parts):
+  # Ten digits and more do not fit int32.
+  if not parts or not all(
+    p.isascii() and p.isdigit() and len(p) < 10 for p in parts
+  ):
     raise UserError(
       f"arch {text!r} is not a list of choice indices; write it as 2-0-3 or"
       " 203, one index per layer."
@@ -61,12 +64,18 @@ def as_archs(archs: Sequence | np.ndarray) -> Archs:
   """Returns `int32[n, L]` from one arch or many.
 
   Raises:
-    UserError: if the values are not integers.
+    UserError: if the values are not integers of 32 bits in one or two axes.
   """
   array = np.atleast_2d(np.asarray(archs))
   if array.dtype.kind not in "iu":
     raise UserError(f"archs must be integers, not {array.dtype}.")
-  return array.astype(np.int32)
+  narrow = array.astype(np.int32)
+  if array.ndim != 2 or (narrow != array).any():
+    raise UserError(
+      f"archs must be int32 [L] or [n, L], not {array.dtype} {array.shape}"
+      f" with values up to {array.max(initial=0)}."
+    )
+  return narrow
 
 
 def unique(archs: Archs) -> Archs:

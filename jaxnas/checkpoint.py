@@ -14,21 +14,33 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxnas.errors import RunError
+
 log = logging.getLogger("jaxnas")
 
 Tree = Any
 KEEP = 2  # a damaged newest one must leave a good one behind
 
 
-def digest(tree: Tree, meta: dict) -> str:
-  """SHA-256 over names, types, shapes and bytes of the leaves, and the JSON."""
-  total = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    array = np.asarray(leaf)
-    head = f"{jax.tree_util.keystr(path)}|{array.dtype}|{array.shape}"
-    total.update(head.encode())
-    total.update(np.ascontiguousarray(array).tobytes())
+def layout(tree: Tree) -> list[str]:
+  """Name, type and shape of every leaf, in order; leaves may be abstract."""
+  return [
+    f"{jax.tree_util.keystr(path)} {leaf.dtype} {list(leaf.shape)}"
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  ]
+
+
+def digest(tree: Tree) -> str:
+  """SHA-256 over layout and bytes of the leaves, in hexadecimal."""
+  total = hashlib.sha256(json.dumps(layout(tree)).encode())
+  for leaf in jax.tree.leaves(tree):
+    total.update(np.ascontiguousarray(leaf).tobytes())
   return total.hexdigest()
+
+
+def _seal(stored: dict) -> str:
+  text = json.dumps([stored[k] for k in ("digest", "layout", "meta")])
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Checkpoints:
@@ -65,16 +77,30 @@ class Checkpoints:
 
     Args:
       step: its number, above all earlier ones.
-      arrays: tree of arrays, not empty.
+      arrays: tree of arrays, none of them of size 0 (Orbax refuses those).
       meta: JSON object.
+
+    Raises:
+      RunError: if `step` is not above all earlier ones.
     """
-    meta = {"digest": digest(arrays, meta), "meta": meta}
-    self._manager.save(
+    stored = {
+      "digest": digest(arrays),
+      "layout": layout(arrays),
+      # As it will be read back: text keys, lists for tuples.
+      "meta": json.loads(json.dumps(meta)),
+    }
+    stored["seal"] = _seal(stored)
+    saved = self._manager.save(
       step,
       args=ocp.args.Composite(
-        arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta)
+        arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(stored)
       ),
     )
+    if not saved:  # Orbax skips it without a word
+      raise RunError(
+        f"checkpoint {step} of {self._directory} is not above the steps that"
+        f" are there, {self.steps()}."
+      )
     self._manager.wait_until_finished()
 
   def restore(
@@ -91,6 +117,9 @@ class Checkpoints:
 
     Returns:
       `(step, arrays, meta)`, or None if there is no good checkpoint.
+
+    Raises:
+      RunError: if a whole checkpoint holds other arrays than `like`.
     """
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
@@ -99,24 +128,40 @@ class Checkpoints:
     )
     for step in reversed(self.steps()):
       try:
-        loaded = self._manager.restore(
-          step,
-          args=ocp.args.Composite(
-            arrays=ocp.args.StandardRestore(abstract),
-            meta=ocp.args.JsonRestore(),
-          ),
-        )
-        stored = loaded["meta"]
-        if digest(loaded["arrays"], stored["meta"]) != stored["digest"]:
+        stored = self._load(step, meta=ocp.args.JsonRestore())
+        if _seal(stored) != stored["seal"]:
+          raise ValueError("its description has been altered")
+        self._compare(step, stored["layout"], layout(abstract))
+        arrays = self._load(step, arrays=ocp.args.StandardRestore(abstract))
+        if digest(arrays) != stored["digest"]:
           raise ValueError("the stored digest does not match the content")
+      except RunError:
+        raise
       except Exception as error:  # any damage looks different to Orbax
         self._set_aside(step, error)
         continue
-      return step, loaded["arrays"], stored["meta"]
+      return step, arrays, stored["meta"]
     return None
 
+  def _load(self, step: int, **item: Any) -> Any:
+    loaded = self._manager.restore(step, args=ocp.args.Composite(**item))
+    return loaded[next(iter(item))]
+
+  def _compare(self, step: int, there: list[str], here: list[str]) -> None:
+    """Stops on a whole checkpoint of another program, which is no damage."""
+    if there != here:
+      lost, new = (
+        sorted(set(a) - set(b))[:1] for a, b in [(there, here), (here, there)]
+      )
+      raise RunError(
+        f"checkpoint {self._directory / str(step)} was written by another"
+        f" configuration or version: it holds {len(there)} arrays, with"
+        f" {lost or 'nothing'} where this run has {new or 'nothing'}; use"
+        " another work directory."
+      )
+
   def _set_aside(self, step: int, error: Exception) -> None:
-    reason = str(error).strip().splitlines()[0][:200] if str(error) else ""
+    reason = " ".join(str(error).split())[:200]
     target = self._directory.with_name(
       f"{self._directory.name}-damaged-{step}-{time.time_ns()}"
     )

@@ -315,6 +315,8 @@ def load_function(path: Path, name: str) -> Callable:
   """
   if not path.is_file():
     raise UserError(f"no file {str(path)!r}.")
+  if path.suffix != ".py":
+    raise UserError(f"{str(path)!r} is not a Python file (*.py).")
   spec = importlib.util.spec_from_file_location(f"_user_{path.stem}", path)
   module = importlib.util.module_from_spec(spec)
   try:
@@ -357,17 +359,27 @@ def load_config(reference: str) -> ExperimentConfig:
       variant (default `get_config`).
 
   Raises:
-    UserError: if there is no such file or variant.
+    UserError: if there is no such file or variant, or it cannot be run.
   """
   name, _, variant = reference.partition(":")
   shipped = {p.stem: p for p in config_files()}
   path = Path(name)
   if not path.is_file():
-    if path.stem not in shipped:
+    # Another folder's missing file must not turn into a shipped one.
+    short = path.parent in (Path(), Path("configs"))
+    if path.stem not in shipped or not short or path.suffix not in ("", ".py"):
       error = unknown("config", path.stem, shipped)
       raise UserError(f"no config file {name!r}: {error}")
     path = shipped[path.stem]
-  config = load_function(path, variant or "get_config")()
+  make = load_function(path, variant or "get_config")
+  try:
+    config = make()
+  except UserError:
+    raise
+  except Exception as error:
+    raise UserError(
+      f"{make.__name__} of {path} fails: {type(error).__name__}: {error}."
+    ) from error
   if not isinstance(config, ExperimentConfig):
     raise UserError(
       f"{reference} returns {type(config).__name__}, not ExperimentConfig."
@@ -445,12 +457,26 @@ def _parse(text: str, hint: Any, path: str) -> Any:
 
 
 def to_json(config: ExperimentConfig) -> dict:
-  """Returns the config as a JSON object, tuples as lists."""
-  return json.loads(json.dumps(dataclasses.asdict(config)))
+  """Returns the config as a JSON object, tuples as lists, 5 as 5.0 if float."""
+  return json.loads(json.dumps(_plain(config, type(config))))
+
+
+def _plain(value: Any, hint: Any) -> Any:
+  """Gives equal configs equal JSON: 5 == 5.0, but their texts differ."""
+  if dataclasses.is_dataclass(value):
+    hints = typing.get_type_hints(type(value))
+    return {k: _plain(getattr(value, k), h) for k, h in hints.items()}
+  if typing.get_origin(hint) is tuple:
+    return [_plain(v, typing.get_args(hint)[0]) for v in value]
+  return float(value) if hint is float else value
 
 
 def from_json(value: dict) -> ExperimentConfig:
-  """Inverse of `to_json`."""
+  """Inverse of `to_json`; fields that are left out keep their defaults.
+
+  Raises:
+    UserError: for a field that does not exist.
+  """
   return _build(ExperimentConfig, value)
 
 
@@ -458,6 +484,8 @@ def _build(cls: type, value: dict) -> Any:
   hints = typing.get_type_hints(cls)
   fields = {}
   for key, item in value.items():
+    if key not in hints:
+      raise unknown(f"field of {cls.__name__}", key, hints)
     hint = hints[key]
     if dataclasses.is_dataclass(hint):
       item = _build(hint, item)

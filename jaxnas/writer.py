@@ -1,6 +1,7 @@
 """Files of a work directory, progress and messages: small, atomic, readable."""
 
 import csv
+import io
 import json
 import logging
 import os
@@ -22,11 +23,15 @@ def write_atomic(path: Path, data: str | bytes) -> None:
   """
   temporary = path.with_name(f".{path.name}.tmp")
   raw = data.encode() if isinstance(data, str) else data
-  with open(temporary, "wb") as file:
-    file.write(raw)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
+  try:
+    with open(temporary, "wb") as file:
+      file.write(raw)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -42,13 +47,12 @@ def read_json(path: Path) -> Any:
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
   """Writes a table, the columns in the order of the first row's keys."""
   rows = list(rows)
-  temporary = path.with_name(f".{path.name}.tmp")
-  with open(temporary, "w", newline="") as file:
-    if rows:
-      table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-      table.writeheader()
-      table.writerows(rows)
-  os.replace(temporary, path)
+  text = io.StringIO()
+  if rows:
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+  write_atomic(path, text.getvalue())
 
 
 class Journal:
@@ -78,7 +82,10 @@ class Journal:
     """Drops the rows of a stage past `step`."""
     rows = self.rows()
     kept = [r for r in rows if r["stage"] != stage or r.get(unit, 0) <= step]
-    text = "".join(json.dumps(r) + "\n" for r in kept)
+    self._replace(kept)
+
+  def _replace(self, rows: list[dict]) -> None:
+    text = "".join(json.dumps(r) + "\n" for r in rows)
     if self._path.exists() and text != self._path.read_text():
       write_atomic(self._path, text)
 
@@ -90,14 +97,24 @@ class Journal:
       unit: the key that counts progress.
       **values: plain numbers; one of them is named by `unit`.
     """
-    row = {"stage": stage, **values}
+    line = json.dumps({"stage": stage, **values}) + "\n"
+    if not self._ends_whole():
+      self._replace(self.rows())
     with open(self._path, "a") as file:
-      file.write(json.dumps(row) + "\n")
+      file.write(line)
     board = self._tensorboard()
     if board:
       for name, value in values.items():
         if name != unit and isinstance(value, int | float):
           board.add_scalar(f"{stage}/{name}", value, values[unit])
+
+  def _ends_whole(self) -> bool:
+    """Whether the last line is complete; a killed run may leave half of it."""
+    if not self._path.exists() or not self._path.stat().st_size:
+      return True
+    with open(self._path, "rb") as file:
+      file.seek(-1, os.SEEK_END)
+      return file.read() == b"\n"
 
   def _tensorboard(self):
     if self._board is None:

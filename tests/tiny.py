@@ -1,15 +1,26 @@
 """Spaces, variables and batches small enough to compile in seconds."""
 
+import functools
+
 import jax
 import numpy as np
 
-from jaxnas.config import AugmentConfig
+from jaxnas.config import AugmentConfig, NetConfig, TrainConfig
+from jaxnas.nets import PathSupernet
 from jaxnas.sharding import Placement, make_placement
 from jaxnas.spaces import Conv, Identity, Layer, MBConv, Space
-from jaxnas.training import Feed
+from jaxnas.training import (
+  Feed,
+  init_state,
+  make_optimizer,
+  make_sampler,
+  make_supernet_step,
+)  # fmt: skip
 
+DEFAULT = NetConfig()
+NO_AUGMENT = AugmentConfig()
 SE = MBConv(2, 3, "swish", se_ratio=0.5)
-THREE = (Identity(), SE, MBConv(1, 5))
+THREE = (Identity(), SE, MBConv(1, 3))
 SIX = (
   MBConv(1, 3), MBConv(2, 3), MBConv(1, 5), MBConv(2, 5), Identity(), SE,
 )  # fmt: skip
@@ -53,7 +64,7 @@ def make_feed(
   size: int = 6,
   seed: int = 0,
   placement: Placement | None = None,
-  augment: AugmentConfig = AugmentConfig(),
+  augment: AugmentConfig = NO_AUGMENT,
 ) -> Feed:
   """Random images and labels behind a `Feed`."""
   placement = placement or make_placement()
@@ -85,3 +96,23 @@ def same(a, b) -> bool:
     np.array_equal(x, y, equal_nan=True)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
   )
+
+
+PAIR = (Conv(3), MBConv(2, 3))
+SMALL = make_space(PAIR, (Identity(), MBConv(1, 3)))
+
+
+@functools.cache
+def supernet_step(space: Space, config: TrainConfig, net: NetConfig = DEFAULT):
+  """Compiled step (rate 0.1) and a maker of its fresh state."""
+  supernet = PathSupernet(space, net)
+  tx = make_optimizer(config.optimizer, lambda _: 0.1)
+  sampler = make_sampler(config, space)
+  step = make_supernet_step(supernet, sampler, tx, config, make_feed())
+  variables = shaken(supernet.init(jax.random.key(0)))
+
+  def fresh():
+    state = init_state(variables, tx, space.n_choices)
+    return make_placement().put(state)
+
+  return step, fresh

@@ -1,6 +1,7 @@
 """Budgets: upper bounds on additive costs, such as `macs<=330M,params<=5M`."""
 
 import dataclasses
+import decimal
 import re
 from collections.abc import Mapping
 
@@ -10,7 +11,9 @@ from jaxnas.costs.table import CostTable, format_count
 from jaxnas.errors import UserError, unknown
 from jaxnas.spaces import Space
 
-_UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
+# Powers of ten. The decimals are scaled exactly: as floats, 1.005 x 1e6 would
+# fall below 1005000 and shut out an arch that costs just that.
+_UNITS = {"": 0, "k": 3, "m": 6, "g": 9}
 _LIMIT = re.compile(r"([a-z][\w.\-]*)\s*<=\s*([0-9.]+(?:e[0-9]+)?)\s*([kmg]?)")
 
 
@@ -51,8 +54,8 @@ class Budget:
       if name not in costs:
         raise unknown("cost in the budget", name, costs)
       try:
-        limit = float(number) * _UNITS[unit]
-      except ValueError as error:
+        limit = float(decimal.Decimal(number).scaleb(_UNITS[unit]))
+      except decimal.InvalidOperation as error:
         raise UserError(f"budget {part!r}: {number!r} is no number.") from error
       smallest = costs[name].smallest
       if limit < smallest:
@@ -65,7 +68,7 @@ class Budget:
     return cls(tuple(limits), costs)
 
   def __str__(self) -> str:
-    return ",".join(f"{n}<={format_count(v)}" for n, v in self.limits)
+    return ",".join(f"{n}<={_exact(v)}" for n, v in self.limits)
 
   def allows(self, archs: np.ndarray) -> np.ndarray:
     """Whether each of `archs` `int32[n, L]` keeps every bound: `bool[n]`."""
@@ -129,3 +132,11 @@ class Budget:
   def _smallest(self) -> str:
     rows = (f"smallest {n} {self.costs[n].smallest:,}" for n, _ in self.limits)
     return ", ".join(rows)
+
+
+def _exact(value: float) -> str:
+  """Writes a bound without loss, so that `parse` reads the same value."""
+  number = decimal.Decimal(repr(float(value)))
+  unit = next((u for u in "gmk" if number.adjusted() >= _UNITS[u]), "")
+  scaled = number.scaleb(-_UNITS[unit])
+  return f"{scaled.normalize():f}{unit if unit == 'k' else unit.upper()}"

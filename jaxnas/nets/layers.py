@@ -61,17 +61,20 @@ def _depthwise_taps_transpose(x, kernel, g, stride):
   k = kernel.shape[0]
 
   # One image at a time, accumulating: a single reduction over the whole batch
-  # for each tap streams the activations from memory k^2 times.
+  # for each tap streams the activations from memory k^2 times. In float32, as
+  # a bfloat16 sum of some hundred images stops growing.
   def add_image(total, image):
-    taps = _taps(image[0], k, stride)
-    return total + jnp.stack([(t * image[1]).sum((0, 1)) for t in taps]), None
+    inputs, grads = (a.astype(jnp.float32) for a in image)
+    taps = _taps(inputs, k, stride)
+    return total + jnp.stack([(t * grads).sum((0, 1)) for t in taps]), None
 
   def flat(a):
     return a.reshape((-1, *a.shape[-3:]))
 
-  zero = jnp.zeros((k * k, kernel.shape[-1]), kernel.dtype)
+  zero = jnp.zeros((k * k, kernel.shape[-1]), jnp.float32)
   total, _ = jax.lax.scan(add_image, zero, (flat(x), flat(g)))
-  return jax.vjp(by_input, x)[1](g)[0], total.reshape(kernel.shape)
+  by_kernel = total.reshape(kernel.shape).astype(kernel.dtype)
+  return jax.vjp(by_input, x)[1](g)[0], by_kernel
 
 
 def _depthwise_xla(x, kernel, stride):

@@ -201,16 +201,21 @@ class PathSupernet:
     return x, stats
 
   def apply_choice(
-    self, l: int, c: int, variables: Variables, x: jax.Array, stored: bool
-  ) -> tuple[jax.Array, Tree]:
-    """Applies choice `c` of layer `l` to `[..., B, H, W, C]`."""
+    self, l: int, c: int, variables: Variables, x: jax.Array, stored: bool,
+    remat: bool = False,
+  ) -> tuple[jax.Array, Tree]:  # fmt: skip
+    """Applies choice `c` of layer `l` to `[..., B, H, W, C]`.
+
+    With `remat`, or where the numerics ask for it, a gradient recomputes what
+    is inside the block.
+    """
     group, name = f"layer_{l:02d}", self.names[l][c]
     own = {
       kind: tree.get(group, {}).get(name, {})
       for kind, tree in variables.items()
     }
     run = functools.partial(apply_module, self.choices[l][c])
-    if self.net.remat:
+    if remat or self.net.remat:
       run = jax.checkpoint(run, static_argnums=(2,))
     return run(own, x, stored)
 
@@ -263,13 +268,15 @@ class PathSupernet:
 
     def branch(c: int) -> Callable:
       def run(x):
-        y, measured = self.apply_choice(l, c, variables, x, stored)
+        y, measured = self.apply_choice(l, c, variables, x, stored, True)
         return y, {} if stored else self._place(l, c, measured)
 
       return run
 
     # A switch keeps the residuals of *all* its branches for the backward pass;
-    # recomputing them from the layer's input is what makes one path cheap.
+    # recomputing them from the layer's input is what makes one path cheap. The
+    # branches recompute too: XLA on CPU ignores the outer barrier and would run
+    # every layer's recomputation first, so that all residuals live at once.
     def layer(choice, x):
       branches = [branch(c) for c in range(len(self.choices[l]))]
       return jax.lax.switch(choice, branches, x)
@@ -303,7 +310,7 @@ class PathSupernet:
         for c in range(len(self.choices[l])):
 
           def run(out, x, slot, c=c):
-            y, own = self.apply_choice(l, c, variables, x[slot], False)
+            y, own = self.apply_choice(l, c, variables, x[slot], False, True)
             return out.at[slot].set(y), self._place(l, c, own)
 
           def skip(out, x, slot):

@@ -275,7 +275,9 @@ class Fleet:
       one = jax.tree.map(lambda a: a[0], own)
       y, measured = run(one, x if shared else x[0])
       return y[None], jax.tree.map(lambda a: a[None], measured)
-    return jax.vmap(run, (0, None if shared else 0))(own, x)
+    axes = (0, None if shared else 0)
+    # The size is given because an identity at the very start maps nothing.
+    return jax.vmap(run, axes, axis_size=count)(own, x)
 
   def blend_stats(self, old: Tree, measured: Tree, momentum: float) -> Tree:
     """Moves each network's running statistics one step."""

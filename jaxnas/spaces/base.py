@@ -153,7 +153,7 @@ class Space:
     Raises:
       UserError: if it is neither a preset nor a legal arch of this space.
     """
-    presets = dict(self.presets)
+    presets = {name.lower(): text for name, text in self.presets}
     key = text.strip().lower()
     if key in presets:
       return self.validate(arch_lib.from_string(presets[key]))[0]

@@ -9,7 +9,7 @@ from jaxnas.spaces.base import Layer, Space
 from jaxnas.spaces.ops import Conv, MBConv
 
 # (features, layers, stride of the first).
-STAGES = ((12, 2, 1), (20, 3, 2), (32, 3, 2))
+STAGES = ((12, 3, 1), (24, 5, 2))
 
 
 def digits(image_size: int = 8) -> Space:
@@ -22,7 +22,7 @@ def digits(image_size: int = 8) -> Space:
     raise UserError(
       f"space 'digits' takes image_size 8 or 16, not {image_size}."
     )
-  choices = tuple(MBConv(e, k) for e in (1, 3, 6) for k in (3, 5))
+  choices = tuple(MBConv(e, k) for e in (1, 4) for k in (1, 3, 5))
   layers = tuple(
     Layer(choices, features, stride if i == 0 else 1)
     for features, depth, stride in STAGES

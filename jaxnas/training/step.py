@@ -137,7 +137,8 @@ def make_supernet_step(
     `step(state, key, indices) -> (state, metrics)`, jitted, the state donated.
     `indices` is `int32[B]`, or `int32[K, B]` without `share_batch`. Metrics:
     `loss` and `accuracy` (means over paths), `grad_norm`, and
-    `finite` `bool[G]`, whether each group of `group_names` stayed finite.
+    `finite` `bool[G]`, whether each group of `group_names` stayed finite in
+    its activations and its new weights.
 
   Raises:
     UserError: for a `paths_in_flight` that the sampler cannot keep.
@@ -213,7 +214,7 @@ def make_supernet_step(
     grads, losses, hits, stats = all_groups(
       state.params, state.batch_stats, archs, x, y
     )
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     if config.optimizer.clip_norm:
       shrink = jnp.minimum(1.0, config.optimizer.clip_norm / (norm + 1e-12))
       grads = jax.tree.map(lambda g: g * shrink, grads)
@@ -241,7 +242,7 @@ def make_supernet_step(
       "loss": losses.mean(),
       "accuracy": hits.mean(),
       "grad_norm": norm,
-      "finite": _finite(names, stats, losses),
+      "finite": _finite(names, stats, losses, new.params),
     }
     return new, metrics
 
@@ -309,7 +310,7 @@ def make_fleet_step(
       "loss": losses,
       "accuracy": hits,
       "grad_norm": norms.mean(),
-      "finite": _finite(names, stats, losses),
+      "finite": _finite(names, stats, losses, new.params),
     }
     return new, metrics
 
@@ -323,18 +324,30 @@ def _jit(step, feed: Feed) -> Step:
   return lambda state, key, indices: compiled(state, key, indices, arrays)
 
 
-def _finite(names: list[str], stats: Tree, losses: jax.Array) -> jax.Array:
-  """Which groups' batch statistics are finite; the classifier by its loss.
+def _finite(
+  names: list[str], stats: Tree, losses: jax.Array, params: Tree
+) -> jax.Array:
+  """Which groups are finite: batch statistics (classifier: loss), then weights.
 
   Statistics are sums over all activations, so they find a NaN or an infinity
-  anywhere in them at no cost. Groups without batch norm count as finite.
+  anywhere in them at no cost. Groups without batch norm count as finite. The
+  updated weights are judged only while all activations are finite: a NaN
+  forwards reaches every gradient, and would hide where it began.
   """
   flags = [
     jnp.isfinite(sum(s.sum() for s in jax.tree.leaves(stats[name])))
     if name in stats else jnp.array(True)
     for name in names[:-1]
   ]  # fmt: skip
-  return jnp.stack([*flags, jnp.isfinite(losses.sum())])
+  forward = jnp.stack([*flags, jnp.isfinite(losses.sum())])
+  # The update may overflow although its own step was sound; caught here, it
+  # never reaches a checkpoint.
+  weights = jnp.stack([
+    jnp.array([jnp.isfinite(w).all() for w in jax.tree.leaves(params[name])])
+    .all() if name in params else jnp.array(True)
+    for name in names
+  ])  # fmt: skip
+  return forward & (weights | ~forward.all())
 
 
 def _used_tree(supernet: PathSupernet, counts: jax.Array, params: Tree) -> Tree:
