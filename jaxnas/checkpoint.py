@@ -15,11 +15,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxnas.errors import RunError
+from jaxnas.writer import read_json, write_json
 
 log = logging.getLogger("jaxnas")
 
 Tree = Any
 KEEP = 2  # a damaged newest one must leave a good one behind
+SUMS = "sha256.json"
 
 
 def layout(tree: Tree) -> list[str]:
@@ -36,6 +38,16 @@ def digest(tree: Tree) -> str:
   for leaf in jax.tree.leaves(tree):
     total.update(np.ascontiguousarray(leaf).tobytes())
   return total.hexdigest()
+
+
+def _file_sums(folder: Path) -> dict[str, str]:
+  sums = {}
+  for path in sorted(folder.rglob("*")):
+    if path.is_file() and path.name != SUMS:
+      with open(path, "rb") as file:
+        name = path.relative_to(folder).as_posix()
+        sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+  return sums
 
 
 def _seal(stored: dict) -> str:
@@ -102,6 +114,9 @@ class Checkpoints:
         f" are there, {self.steps()}."
       )
     self._manager.wait_until_finished()
+    if jax.process_index() == 0:
+      folder = self._directory / str(step)
+      write_json(folder / SUMS, _file_sums(folder))
 
   def restore(
     self, like: Tree, sharding: jax.sharding.Sharding | None = None
@@ -128,6 +143,7 @@ class Checkpoints:
     )
     for step in reversed(self.steps()):
       try:
+        self._check_files(step)
         stored = self._load(step, meta=ocp.args.JsonRestore())
         if _seal(stored) != stored["seal"]:
           raise ValueError("its description has been altered")
@@ -142,6 +158,17 @@ class Checkpoints:
         continue
       return step, arrays, stored["meta"]
     return None
+
+  def _check_files(self, step: int) -> None:
+    """Finds damage before Orbax does, whose readers fail late and loudly.
+
+    A kill just after the commit leaves the sums out; the digest of the content
+    then stands alone.
+    """
+    folder = self._directory / str(step)
+    sums = folder / SUMS
+    if sums.exists() and read_json(sums) != _file_sums(folder):
+      raise ValueError("files differ from their SHA-256 sums")
 
   def _load(self, step: int, **item: Any) -> Any:
     loaded = self._manager.restore(step, args=ocp.args.Composite(**item))

@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -41,8 +42,11 @@ class Placement:
     return NamedSharding(self.mesh, RULES[rule])
 
   def put(self, tree: Any, rule: str = "replicated") -> Any:
-    """Moves host arrays onto the mesh by one rule."""
-    return jax.device_put(tree, self.sharding(rule))
+    """Moves host arrays onto the mesh by one rule.
+
+    Axes whose size does not divide evenly are replicated.
+    """
+    return jax.tree.map(lambda x: jax.device_put(x, self._fit(x, rule)), tree)
 
   def constrain(self, x: jax.Array, rule: str) -> jax.Array:
     """Tells the compiler where an intermediate array lives.
@@ -51,19 +55,21 @@ class Placement:
     """
     if self.n_devices == 1:
       return x
+    return jax.lax.with_sharding_constraint(x, self._fit(x, rule))
+
+  def _fit(self, x: Any, rule: str) -> NamedSharding:
     fitting = []
-    for size, axes in zip(x.shape, RULES[rule], strict=False):
+    for size, axes in zip(np.shape(x), RULES[rule], strict=False):
       names = axes if isinstance(axes, tuple) else (axes,)
       ways = 1
       for name in names:
         ways *= self.mesh.shape[name]
       fitting.append(axes if size % ways == 0 else None)
-    spec = NamedSharding(self.mesh, P(*fitting))
-    return jax.lax.with_sharding_constraint(x, spec)
+    return NamedSharding(self.mesh, P(*fitting))
 
 
 def make_placement(config: MeshConfig | None = None) -> Placement:
-  """Builds the mesh over all local devices.
+  """Builds the mesh over the devices of all hosts.
 
   Args:
     config: sizes of the axes; `data=0` takes the devices that `path` leaves.

@@ -25,6 +25,7 @@ SIDEWAYS = {
     "spaces",
     "config",
   ),  # get_space("file.py") loads a user's file as configs do
+  ("checkpoint", "writer"),  # the sums of a checkpoint are written atomically
   ("sharding", "config"),  # MeshConfig describes the mesh that it builds
   ("__main__", "cli"),  # python -m jaxnas
 }

@@ -138,6 +138,11 @@ def test_the_last_two_are_kept(open_):
   check(checkpoints.restore(make(0)), 9)
 
 
+def test_a_kill_before_the_sums_are_written_does_no_harm(copy, open_):
+  (copy / "2" / "sha256.json").unlink()
+  check(open_().restore(make(0)), 2)
+
+
 @pytest.mark.parametrize("step", [3, 4])
 def test_a_step_that_would_not_be_saved_is_an_error(open_, step):
   checkpoints = open_()
@@ -207,6 +212,22 @@ def alter_meta(step: Path) -> None:
   path.write_bytes(raw.replace(b"0.1", b"0.2"))
 
 
+def alter_meta_without_sums(step: Path) -> None:
+  (step / "sha256.json").unlink()
+  alter_meta(step)
+
+
+def swap_arrays_without_sums(step: Path) -> None:
+  """Readable arrays, but those of another step."""
+  (step / "sha256.json").unlink()
+  shutil.rmtree(step / "arrays")
+  shutil.copytree(step.parent / "1" / "arrays", step / "arrays")
+
+
+def add_a_file(step: Path) -> None:
+  (step / "arrays" / "more").write_text("x")
+
+
 def drop_meta(step: Path) -> None:
   shutil.rmtree(step / "meta")
 
@@ -217,6 +238,7 @@ def drop_arrays(step: Path) -> None:
 
 DAMAGES = [
   truncate, empty_files, flip_data, alter_meta, drop_meta, drop_arrays,
+  alter_meta_without_sums, swap_arrays_without_sums, add_a_file,
 ]  # fmt: skip
 
 
@@ -226,7 +248,8 @@ def test_a_damaged_newest_one_is_set_aside(copy, open_, caplog, damage):
   left = {p.relative_to(copy / "2"): p.read_bytes() for p in files(copy / "2")}
   checkpoints = open_()
   check(checkpoints.restore(make(0)), 1)
-  (warning,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+  (warning,) = [r for r in caplog.records if r.name == "jaxnas"]
+  assert warning.levelno == logging.WARNING
   assert str(copy / "2") in warning.getMessage()
   assert "damaged" in warning.getMessage()
   assert "one before" in warning.getMessage()
@@ -239,11 +262,9 @@ def test_a_damaged_newest_one_is_set_aside(copy, open_, caplog, damage):
   check(open_().restore(make(0)), 2)
 
 
-def test_any_flipped_byte_falls_back_or_does_no_harm(saved, tmp_path, caplog):
-  """Every file in turn: what is restored is right to the last bit."""
+def test_a_flipped_byte_in_any_file_is_found(saved, tmp_path):
   names = [p.relative_to(saved) for p in files(saved / "2")]
   assert len(names) > 8
-  fallen = 0
   for i, name in enumerate(names):
     folder = Path(shutil.copytree(saved, tmp_path / f"train{i}"))
     raw = bytearray((folder / name).read_bytes())
@@ -252,10 +273,7 @@ def test_any_flipped_byte_falls_back_or_does_no_harm(saved, tmp_path, caplog):
     checkpoints = Checkpoints(folder)
     found = checkpoints.restore(make(0))
     checkpoints.close()
-    check(found, found[0])
-    fallen += found[0] == 1
-  assert fallen >= 3
-  assert len(caplog.records) >= fallen
+    check(found, 1)
 
 
 def test_both_damaged_gives_none_and_keeps_both(copy, open_, caplog):

@@ -272,8 +272,8 @@ def test_disagreeing_files_are_called_out(folder):
   text = words(read(folder))
   assert "states 12,345 macs, but this arch adds up to" in text
   assert f"{right:,} in space.json" in text
-  edit(folder, "result.json", budget="macs<=390k", metrics=result["metrics"])
-  assert "above the budget 390k" in words(read(folder))
+  edit(folder, "result.json", budget="macs<=120k", metrics=result["metrics"])
+  assert "above the budget 120k" in words(read(folder))
   edit(folder, "fairness.json", counts=[[5, 6]] * 8)
   assert "claims strict fairness, but its counts differ" in read(folder)
 
