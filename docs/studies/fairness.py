@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import shutil
 import sys
 from pathlib import Path
 
@@ -104,6 +105,10 @@ def study(root: Path) -> dict:
       run = experiment(
         arm, seed, root, selection="evenly-spaced", n_archs=13, together=13
       )
+      trained = experiment(arm, seed, root).workdir / "checkpoints" / "train"
+      copy = run.workdir / "checkpoints" / "train"
+      if not copy.exists():  # the same supernet, ranked by another rule
+        shutil.copytree(trained, copy)
       run.train()
       even[arm].append(run.rank()["kendall_tau_b"])
   rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxnas.config import SearchConfig
-from jaxnas.costs import Budget, cost_tables, cost_tables
+from jaxnas.costs import Budget, cost_tables
 from jaxnas.errors import RunError, UserError
 from jaxnas.search import (
   archive_archs,
