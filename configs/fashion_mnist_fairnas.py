@@ -27,7 +27,7 @@ from jaxnas.config import (
 def get_config() -> ExperimentConfig:
   return ExperimentConfig(
     method="fairnas",
-    budget="macs<=60M",
+    budget="macs<=90M",
     space=SpaceConfig("fairnas-cifar", image_size=28),
     data=DataConfig(
       "idx:", validation=6000, augment=AugmentConfig(flip=True, shift=2)

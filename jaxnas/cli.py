@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxnas.errors import RunError, UserError
+from jaxnas.printing import text
+from jaxnas.writer import to_json
 
 # Modules that import JAX are imported inside the commands, so that `--help`
 # and a wrong flag answer at once.
@@ -153,9 +155,10 @@ def main(arguments: list[str] | None = None) -> None:
     print("stopped; run the same command again to go on.", file=sys.stderr)
     sys.exit(130)
   if command.json:
-    print(json.dumps(result))
+    print(to_json(result))
   else:
-    print(_text(command, result))
+    verb = type(command).__name__.lower()
+    print(text(verb, result, getattr(command, "workdir", None)))
 
 
 def _say(error: Exception, status: int) -> int:
@@ -209,18 +212,23 @@ def _compilation_cache() -> None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
 
 
-def _read_archs(texts: list[str], space):
+def _read_archs(given: list[str], space):
   import csv
 
   import numpy as np
 
   archs = []
-  for text in texts:
-    path = Path(text)
+  for item in given:
+    path = Path(item)
     if not path.is_file():
-      archs.append(space.from_string(text))
+      if path.suffix in (".csv", ".txt"):
+        raise UserError(f"no file {item!r}.")
+      archs.append(space.from_string(item))
       continue
-    lines = path.read_text().splitlines()
+    try:
+      lines = path.read_text().splitlines()
+    except UnicodeDecodeError as error:
+      raise UserError(f"{path} is not a text file ({error}).") from error
     if lines and "arch" in lines[0].split(","):
       found = [row["arch"] for row in csv.DictReader(lines)]
     else:
@@ -237,10 +245,10 @@ def _cost(command: Cost) -> dict:
 
   try:
     options = json.loads(command.options)
-  except json.JSONDecodeError as error:
-    raise UserError(
-      f"--options takes a JSON object, not {command.options!r}."
-    ) from error
+  except json.JSONDecodeError:
+    options = None
+  if not isinstance(options, dict):
+    raise UserError(f"--options takes a JSON object, not {command.options!r}.")
   space = get_space(command.space, **options)
   if command.classes:
     space = space.replace(n_classes=command.classes)
@@ -307,94 +315,3 @@ def _list(what: str) -> dict:
       for name, f in SOURCES.items()
     ]
   return {what: rows}
-
-
-def _text(command, result: dict) -> str:
-  """The result for people."""
-  if isinstance(command, List):
-    return "\n".join(
-      "  ".join(
-        f"{v}" if k == "name" else f"{k}={v}"
-        for k, v in row.items()
-        if v not in ("", [])
-      )
-      for row in result[command.what]
-    )
-  if isinstance(command, Cost):
-    return _cost_text(result)
-  if isinstance(command, Score):
-    rows = result["archs"]
-    head = (
-      f"supernet metrics on {result['images']} validation images, batch norm:"
-      f" {result['bn_mode']}"
-    )
-    return f"{head}\n{_table(rows)}"
-  if isinstance(command, Rank):
-    return _rank_text(result)
-  if isinstance(command, Run):
-    return _run_text(command.workdir, result)
-  rows = {k: v for k, v in result.items() if not isinstance(v, list | dict)}
-  return "\n".join(f"{k}: {v}" for k, v in rows.items())
-
-
-def _table(rows: list[dict]) -> str:
-  cells = [list(rows[0])] + [
-    [f"{v:.4f}" if isinstance(v, float) else f"{v}" for v in row.values()]
-    for row in rows
-  ]
-  widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-  return "\n".join(
-    "  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True))
-    for row in cells
-  )
-
-
-def _cost_text(result: dict) -> str:
-  keys = ("part", "index", "op", "in_size", "in_channels", "features", "stride",
-          "params", "macs")  # fmt: skip
-  rows = [{k: row[k] for k in keys} for row in result["layers"]]
-  return (
-    f"{_table(rows)}\n{result['space']} {result['arch']}:"
-    f" {result['macs']:,} multiply-adds, {result['params']:,} parameters"
-  )
-
-
-def _interval(estimate: dict) -> str:
-  return (
-    f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
-  )
-
-
-def _rank_text(result: dict) -> str:
-  lines = [
-    f"{result['n']} networks ({result['selection']}), {result['pairs']} pairs,"
-    f" batch norm: {result['bn_mode']},"
-    f" {result['confidence']:.0%} bootstrap intervals",
-    f"Kendall tau-b  {_interval(result['kendall_tau_b'])}"
-    f"   (tau-a {result['kendall_tau_a']:.3f})",
-    f"Spearman       {_interval(result['spearman'])}",
-    f"top-{result['top_k']} overlap  {_interval(result['top_k_overlap'])}",
-    f"regret         {result['regret']:.4f}",
-  ]
-  for name, row in result["baselines"].items():
-    lines.append(
-      f"{name} alone: tau-b {_interval(row)}; supernet minus it"
-      f" {_interval(row['gain'])}"
-    )
-  return "\n".join(lines)
-
-
-def _run_text(workdir: Path, result: dict) -> str:
-  metrics = result["metrics"]
-  spent = sum(v for k, v in result["seconds"].items() if k != "compile")
-  return (
-    f"chosen: {result['arch']} of space {result['space']}"
-    f" ({metrics['macs']:,} multiply-adds, {metrics['params']:,} parameters,"
-    f" budget {result['budget'] or 'none'})\n"
-    f"accuracy: supernet {metrics['supernet_accuracy']:.4f},"
-    f" stand-alone {metrics['standalone_accuracy']:.4f},"
-    f" test {metrics['test_accuracy']:.4f}\n"
-    f"time: {spent:.0f} s, of it {result['seconds']['compile']:.0f} s"
-    f" compiling\nread {workdir / 'report.html'}; the network is in"
-    f" {workdir / 'export'}"
-  )

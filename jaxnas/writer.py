@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -34,9 +35,24 @@ def write_atomic(path: Path, data: str | bytes) -> None:
     raise
 
 
+def to_json(value: Any, indent: int | None = None) -> str:
+  """Writes valid JSON: NaN and infinities, which JSON lacks, become null."""
+  return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+  if isinstance(value, Mapping):
+    return {key: _finite(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_finite(item) for item in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
 def write_json(path: Path, value: Any) -> None:
-  """Writes indented JSON with a newline at its end."""
-  write_atomic(path, json.dumps(value, indent=2) + "\n")
+  """Writes indented JSON (`to_json`) with a newline at its end."""
+  write_atomic(path, to_json(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -85,7 +101,7 @@ class Journal:
     self._replace(kept)
 
   def _replace(self, rows: list[dict]) -> None:
-    text = "".join(json.dumps(r) + "\n" for r in rows)
+    text = "".join(to_json(r) + "\n" for r in rows)
     if self._path.exists() and text != self._path.read_text():
       write_atomic(self._path, text)
 
@@ -95,9 +111,10 @@ class Journal:
     Args:
       stage: such as `train`.
       unit: the key that counts progress.
-      **values: plain numbers; one of them is named by `unit`.
+      **values: plain numbers; one of them is named by `unit`. NaN and
+        infinities are written as null.
     """
-    line = json.dumps({"stage": stage, **values}) + "\n"
+    line = to_json({"stage": stage, **values}) + "\n"
     if not self._ends_whole():
       self._replace(self.rows())
     with open(self._path, "a") as file:
@@ -137,8 +154,10 @@ class Progress:
 
   def __init__(self, stage: str, total: int, done: int = 0) -> None:
     self._stage, self._total, self._done = stage, total, done
-    self._first, self._start = done, time.monotonic()
-    self._shown = self._start
+    # Where the pace is counted from: (done, time) of the first update. What
+    # comes before it is mostly compilation, which is paid once.
+    self._first: tuple[int, float] | None = None
+    self._shown = time.monotonic()
     self._bar = None
 
   def __enter__(self) -> "Progress":
@@ -164,11 +183,14 @@ class Progress:
       self._bar.update(step)
       return
     now = time.monotonic()
+    first, start = self._first = self._first or (done, now)
     if now - self._shown >= self.INTERVAL:
       self._shown = now
-      pace = (now - self._start) / max(1, done - self._first)
-      left = pace * (self._total - done)
+      left = ""
+      if done > first:
+        pace = (now - start) / (done - first)
+        left = f", about {pace * (self._total - done):.0f} s left"
       log.info(
-        "%s %d/%d, about %.0f s left%s", self._stage, done, self._total, left,
+        "%s %d/%d%s%s", self._stage, done, self._total, left,
         f", {text}" if text else "",
       )  # fmt: skip

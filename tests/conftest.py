@@ -1,5 +1,5 @@
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,3 +28,37 @@ def shared_data() -> Callable[[str], Path]:
     return path
 
   return find
+
+
+@pytest.fixture(scope="session")
+def xla_cache(tmp_path_factory) -> dict[str, str]:
+  """Environment in which processes share what they compile."""
+  return {
+    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+  }
+
+
+@pytest.fixture(scope="module")
+def compiled_once(xla_cache) -> Iterator[None]:
+  """Shares that cache with this process, and sets it for those it starts."""
+  import jax
+  from jax.experimental.compilation_cache import compilation_cache
+
+  names = {key: key.lower() for key in xla_cache}
+  before = {key: getattr(jax.config, name) for key, name in names.items()}
+  kept = {key: os.environ.get(key) for key in names}
+  values = [xla_cache["JAX_COMPILATION_CACHE_DIR"], 0.0, -1]
+  for name, value in zip(names.values(), values, strict=True):
+    jax.config.update(name, value)
+  os.environ.update(xla_cache)
+  compilation_cache.reset_cache()
+  yield
+  for key, name in names.items():
+    jax.config.update(name, before[key])
+    if kept[key] is None:
+      del os.environ[key]
+    else:
+      os.environ[key] = kept[key]
+  compilation_cache.reset_cache()

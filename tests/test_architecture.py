@@ -14,7 +14,7 @@ FLOORS = {
   "training": 3, "scoring": 3, "search": 3,
   "methods": 4, "report": 4, "bench": 4,
   "experiment": 5,
-  "cli": 6, "__main__": 6,
+  "cli": 6, "printing": 6, "__main__": 6,
 }  # fmt: skip
 
 # (importer, imported) on one floor, each with its reason.
@@ -27,6 +27,7 @@ SIDEWAYS = {
   ),  # get_space("file.py") loads a user's file as configs do
   ("checkpoint", "writer"),  # the sums of a checkpoint are written atomically
   ("sharding", "config"),  # MeshConfig describes the mesh that it builds
+  ("cli", "printing"),  # the text form of what a command found
   ("__main__", "cli"),  # python -m jaxnas
 }
 

@@ -1,13 +1,14 @@
-"""Published methods, one page each. A new one is a file here and a line below."""
+"""Published methods, one page each. A new one: a file and a line here."""
 
 from jaxnas.errors import unknown
 from jaxnas.methods import fairnas, spos
 from jaxnas.methods.base import (
   Method,
   Setup,
-  archive_rows,
+  fleet_batches,
   load_supernet,
   search_archs,
+  supernet_batches,
   supernet_objective,
   train_fleet,
   train_supernet,
@@ -29,7 +30,7 @@ def get_method(name: str) -> Method:
 
 
 __all__ = [
-  "METHODS", "Method", "Setup", "archive_rows", "get_method",
-  "load_supernet", "search_archs", "supernet_objective", "train_fleet",
-  "train_supernet", "write_fairness",
+  "METHODS", "Method", "Setup", "fleet_batches", "get_method",
+  "load_supernet", "search_archs", "supernet_batches", "supernet_objective",
+  "train_fleet", "train_supernet", "write_fairness",
 ]  # fmt: skip

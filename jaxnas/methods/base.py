@@ -184,13 +184,14 @@ def load_supernet(setup: Setup, sampler: PathSampler) -> TrainState:
   Raises:
     UserError: if training has not been finished there.
   """
-  batches = supernet_batches(setup, sampler)
-  per_epoch = batches.steps_per_epoch
+  per_epoch = supernet_batches(setup, sampler).steps_per_epoch
   n_steps = setup.config.train.epochs * per_epoch
-  state, _, _ = supernet_template(setup, n_steps, per_epoch)
-  found = setup.checkpoints("train").restore(
-    state, setup.placement.sharding("replicated")
-  )
+  found = None
+  if (setup.workdir / "checkpoints" / "train").is_dir():
+    state, _, _ = supernet_template(setup, n_steps, per_epoch)
+    found = setup.checkpoints("train").restore(
+      state, setup.placement.sharding("replicated")
+    )
   if not found or found[0] < n_steps:
     done = f" (step {found[0]} of {n_steps})" if found else ""
     raise UserError(
@@ -238,6 +239,8 @@ def search_archs(
   if found:
     _, _, meta = found
     state, rows, spent = meta["state"], meta["rows"], meta["seconds"]
+    # A kill may fall between the checkpoint and the table.
+    write_archs(setup.workdir / "archs.csv", state, rows)
   setup.journal.rewind("search", state["round"], "round")
   clock = time.monotonic()
   with Progress("search", rounds, state["round"]) as progress:
@@ -248,7 +251,8 @@ def search_archs(
       clock += seconds
       spent += seconds
       rows.extend([[state["round"], seconds / len(archs)]] * len(archs))
-      best = float(np.nanmax(state["archive"]["metrics"]["accuracy"]))
+      accuracy = np.array(state["archive"]["metrics"]["accuracy"])
+      best = float(np.max(accuracy[np.isfinite(accuracy)], initial=-np.inf))
       setup.journal.write(
         "search", "round", round=state["round"], evaluated=len(rows),
         best_accuracy=best, hypervolume=hypervolume(setup, searcher, state),
@@ -263,28 +267,24 @@ def search_archs(
   return state, spent
 
 
-def archive_rows(state: SearchState, timing: list[list[float]]) -> list[dict]:
-  """One dict per evaluated arch, in order of evaluation."""
-  archive = state["archive"]
-  return [
-    {
-      "arch": arch_lib.to_string(np.array(arch)),
-      "round": round_,
-      **{name: values[i] for name, values in archive["metrics"].items()},
-      "seconds": round(seconds, 6),
-    }
-    for i, (arch, (round_, seconds)) in enumerate(
-      zip(archive["archs"], timing, strict=True)
-    )
-  ]
-
-
 def write_archs(path: Path, state: SearchState, timing: list) -> None:
-  """Writes `archs.csv`; counts as integers."""
-  rows = archive_rows(state, timing)
-  for row in rows:
-    for name in ("macs", "params"):
-      row[name] = int(row[name])
+  """Writes `archs.csv`: every evaluated arch, in order of evaluation.
+
+  Args:
+    path: the file.
+    state: of the search.
+    timing: `[round, seconds]` of each arch.
+  """
+  archive, rows = state["archive"], []
+  for i, (arch, (round_, seconds)) in enumerate(
+    zip(archive["archs"], timing, strict=True)
+  ):
+    metrics = {name: values[i] for name, values in archive["metrics"].items()}
+    counts = {name: int(metrics[name]) for name in ("macs", "params")}
+    rows.append(
+      {"arch": arch_lib.to_string(np.array(arch)), "round": round_}
+      | metrics | counts | {"seconds": round(seconds, 6)}
+    )  # fmt: skip
   write_csv(path, rows)
 
 
@@ -303,12 +303,18 @@ def hypervolume(setup: Setup, searcher: Searcher, state: SearchState) -> float:
     low, high = 0.0, 1.0
     if name in setup.costs:
       low, high = setup.costs[name].smallest, setup.costs[name].largest
-    scaled.append((sign * column - low) / (high - low))
+    # All archs may cost the same, as when choices differ in activation only.
+    scaled.append((sign * column - low) / ((high - low) or 1.0))
     if sign < 0:
       scaled[-1] = 1 - scaled[-1]
   return float(
     moocore.hypervolume(-np.stack(scaled, 1), ref=np.zeros(len(scaled)))
   )
+
+
+def fleet_batches(setup: Setup, stage: str, config: RetrainConfig) -> Batches:
+  """Index stream of a stage that trains plain networks."""
+  return Batches(len(setup.data.train), config.batch_size, setup.seed(stage))
 
 
 def train_fleet(
@@ -337,11 +343,7 @@ def train_fleet(
     tuple(tuple(int(c) for c in arch) for arch in archs),
     setup.config.net,
   )
-  batches = Batches(
-    n=len(setup.data.train),
-    batch_size=config.batch_size,
-    seed=setup.seed(stage),
-  )
+  batches = fleet_batches(setup, stage, config)
   per_epoch = batches.steps_per_epoch
   n_steps = config.epochs * per_epoch
   rate = make_schedule(config.optimizer, n_steps, per_epoch)

@@ -5,6 +5,7 @@ wherever `jax.export` does, without jaxnas; `predict.py` beside it shows how.
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ from jaxnas.writer import read_json, write_atomic, write_json
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4  # of logits, between two compilations of the same network
 
-PREDICT = '''"""Classifies images with the exported network; needs jax, flatbuffers, numpy.
+PREDICT = '''"""Classifies images; needs jax, flatbuffers and numpy.
 
     python predict.py images.npy            # uint8 [n, H, W, C] -> class names
 
@@ -126,7 +127,10 @@ def export_network(
     },
   )
   np.savez(folder / "weights.npz", **flatten(variables))
-  logits = np.asarray(jax.jit(predict)(images))
+  # On the CPU, as in the fresh process: one accelerator seldom serves two
+  # processes, and its products round differently.
+  with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    logits = np.asarray(jax.jit(predict)(images))
   np.savez(folder / "check.npz", images=images, logits=logits)
   write_atomic(folder / "predict.py", PREDICT)
   return _check(folder, logits)
@@ -136,6 +140,7 @@ def _check(folder: Path, logits: np.ndarray) -> float:
   done = subprocess.run(
     [sys.executable, "predict.py", "--check"],
     cwd=folder, capture_output=True, text=True, check=False,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
   )  # fmt: skip
   if done.returncode:
     raise RunError(f"the exported network does not run: {done.stderr[-500:]}")
@@ -162,8 +167,9 @@ def load_network(folder: Path) -> tuple[PlainNetwork, Variables, dict]:
     UserError: if the folder holds no exported network.
   """
   path = Path(folder) / "architecture.json"
-  if not path.is_file():
-    raise UserError(f"{folder} holds no exported network (no {path.name}).")
+  for name in (path.name, "weights.npz"):
+    if not (Path(folder) / name).is_file():
+      raise UserError(f"{folder} holds no exported network (no {name}).")
   info = read_json(path)
   space = Space.from_json(info["space"])
   arch = tuple(int(c) for c in space.from_string(info["arch"]))

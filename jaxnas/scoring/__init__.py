@@ -6,10 +6,11 @@ from jaxnas.scoring.scorer import (
   Images,
   Scorer,
   calibration_split,
+  check_score,
   recalibrated,
 )
 
 __all__ = [
   "FleetEvaluator", "Images", "Scorer", "calibration_split",
-  "compare_rankings", "evenly_spaced", "recalibrated",
+  "check_score", "compare_rankings", "evenly_spaced", "recalibrated",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from jaxnas.config import ScoreConfig
+from jaxnas.config import NetConfig, ScoreConfig
 from jaxnas.data import Dataset, Split, eval_batches
 from jaxnas.data.augment import normalize
 from jaxnas.errors import UserError
@@ -58,18 +58,32 @@ class Images:
 def calibration_split(data: Dataset, config: ScoreConfig) -> Split:
   """The fixed training images, unaugmented, that give BN statistics.
 
-  Raises:
-    UserError: if the number is no multiple of the batch size.
+  Above one batch, what does not fill a whole batch is left out, so that every
+  batch weighs the same in the merged statistics.
   """
   n = min(config.calibration_images, len(data.train))
   if n > config.batch_size:
     n -= n % config.batch_size
-  if n < 1:
-    raise UserError(
-      f"score.calibration_images is {config.calibration_images}; it must be at"
-      " least 1."
-    )
   return data.train.take(np.arange(n))
+
+
+def check_score(config: ScoreConfig, net: NetConfig) -> None:
+  """Checks the values that scoring depends on.
+
+  Raises:
+    UserError: for a size below 1, or for `running` when the supernet keeps no
+      running statistics.
+  """
+  for name in ("calibration_images", "batch_size"):
+    if getattr(config, name) < 1:
+      raise UserError(
+        f"score.{name} is {getattr(config, name)}; it must be at least 1."
+      )
+  if config.bn_mode == "running" and not net.bn_track:
+    raise UserError(
+      "score.bn_mode=running needs net.bn_track=true: the supernet kept no"
+      " running statistics."
+    )
 
 
 def measure(logits: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -123,7 +137,7 @@ class Scorer:
     placement: candidates are spread over all devices of its mesh.
 
   Raises:
-    UserError: for `running` when the supernet keeps no running statistics.
+    UserError: for values that `check_score` refuses.
   """
 
   def __init__(
@@ -133,11 +147,7 @@ class Scorer:
     config: ScoreConfig,
     placement: Placement,
   ) -> None:
-    if config.bn_mode == "running" and not supernet.net.bn_track:
-      raise UserError(
-        "score.bn_mode=running needs net.bn_track=true: the supernet kept no"
-        " running statistics."
-      )
+    check_score(config, supernet.net)
     self.bn_mode = config.bn_mode
     self._supernet, self._placement = supernet, placement
     self._images = Images.of(
@@ -161,7 +171,7 @@ class Scorer:
 
     Args:
       variables: of the supernet.
-      archs: `int32[n, L]`; any n, any order, repeats allowed.
+      archs: `int32[n, L]`; any n above 0, any order, repeats allowed.
       per_example: also return which images each arch classified correctly.
 
     Returns:

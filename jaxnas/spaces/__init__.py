@@ -37,9 +37,17 @@ def get_space(name: str, **options) -> Space:
   else:
     raise unknown("space", name, SPACES)
   try:
-    return build(**options)
-  except TypeError as error:
-    raise UserError(f"space {name!r}: {error}.") from error
+    space = build(**options)
+  except UserError:
+    raise
+  except Exception as error:  # a user's file may fail in any way
+    reason = " ".join(str(error).split())
+    raise UserError(f"space {name!r}: {reason}.") from error
+  if not isinstance(space, Space):
+    raise UserError(
+      f"get_space of {name} returns {type(space).__name__}, not Space."
+    )
+  return space
 
 
 __all__ = [

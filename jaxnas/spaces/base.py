@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxnas import arch as arch_lib
 from jaxnas.errors import UserError
-from jaxnas.spaces.ops import Op, Shape, op_from_json, op_to_json
+from jaxnas.spaces.ops import Op, Shape, is_count, op_from_json, op_to_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,17 @@ class Space:
   presets: tuple[tuple[str, str], ...] = ()
 
   def __post_init__(self) -> None:
+    for field in ("image_size", "image_channels", "n_classes"):
+      if not is_count(getattr(self, field)):
+        raise UserError(
+          f"space {self.name!r}: {field} is {getattr(self, field)!r}; legal: a"
+          " whole number, 1 or more."
+        )
+    if not 0 <= self.dropout < 1:
+      raise UserError(
+        f"space {self.name!r}: dropout is {self.dropout}; legal: 0 or more,"
+        " below 1."
+      )
     if not self.layers:
       raise UserError(f"space {self.name!r} has no searched layer.")
     for l, layer in enumerate(self.layers):
@@ -69,6 +80,16 @@ class Space:
         raise UserError(
           f"space {self.name!r}: stem and head layers have one choice each."
         )
+    for part in ("stem", "layers", "head"):
+      for i, layer in enumerate(getattr(self, part)):
+        where = f"space {self.name!r}, {part}[{i}]"
+        if layer.stride not in (1, 2):
+          raise UserError(f"{where}: stride is {layer.stride!r}; legal: 1, 2.")
+        if not is_count(layer.features):
+          raise UserError(
+            f"{where}: features is {layer.features!r}; legal: a whole number, 1"
+            " or more."
+          )
 
   @property
   def n_layers(self) -> int:

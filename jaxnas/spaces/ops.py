@@ -7,6 +7,10 @@ An operation says nothing of widths and sizes: its place in the chain (a
 import dataclasses
 import typing
 
+import numpy as np
+
+from jaxnas.errors import UserError, unknown
+
 ACTIVATIONS = ("relu", "relu6", "swish", "none")
 
 
@@ -41,6 +45,9 @@ class Conv:
   kernel: int = 3
   act: str = "relu6"
 
+  def __post_init__(self) -> None:
+    _check_conv("Conv", self.kernel, self.act)
+
   @property
   def name(self) -> str:
     """Short name, unique among the choices of a layer."""
@@ -70,6 +77,18 @@ class MBConv:
   se_ratio: float = 0.0
   residual: bool = True
 
+  def __post_init__(self) -> None:
+    _check_conv("MBConv", self.kernel, self.act)
+    if not is_count(self.expand):
+      raise UserError(
+        f"MBConv: expand is {self.expand!r}; legal: a whole number, 1 or more."
+      )
+    ratio = self.se_ratio
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float):
+      raise UserError(f"MBConv: se_ratio is {ratio!r}; legal: a number.")
+    if not 0 <= ratio < float("inf"):
+      raise UserError(f"MBConv: se_ratio is {ratio}; legal: 0 or more.")
+
   @property
   def name(self) -> str:
     """Short name, unique among the choices of a layer."""
@@ -85,6 +104,20 @@ class Identity:
   def name(self) -> str:
     """Short name, unique among the choices of a layer."""
     return "Id"
+
+
+def is_count(value: object) -> bool:
+  """Whether `value` is a whole number, 1 or more."""
+  whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+  return whole and value >= 1
+
+
+def _check_conv(op: str, kernel: int, act: str) -> None:
+  # Padding by kernel // 2 keeps the size of the image for odd kernels only.
+  if not is_count(kernel) or kernel % 2 == 0:
+    raise UserError(f"{op}: kernel is {kernel!r}; legal: 1, 3, 5 and so on.")
+  if act not in ACTIVATIONS:
+    raise unknown(f"activation of {op}", str(act), ACTIVATIONS)
 
 
 Op = Conv | MBConv | Identity

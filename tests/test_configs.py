@@ -1,0 +1,95 @@
+"""Every shipped config loads, says how to run it, and fits its space."""
+
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from jaxnas.config import (
+  ExperimentConfig,
+  from_json,
+  load_config,
+  load_function,
+  to_json,
+)
+from jaxnas.costs import Budget, cost_tables
+from jaxnas.experiment import Experiment, make_space
+from jaxnas.methods import get_method
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
+
+
+def variants(path):
+  """Names of the public functions that a config file defines."""
+  get_config = load_function(path, "get_config")
+  return sorted(
+    name
+    for name, value in get_config.__globals__.items()
+    if inspect.isfunction(value)
+    and value.__module__ == get_config.__module__
+    and not name.startswith("_")
+  )
+
+
+EVERY = [(path, name) for path in CONFIGS for name in variants(path)]
+
+
+def test_there_are_configs():
+  assert {p.name for p in CONFIGS} >= {"digits_fairnas.py", "digits_spos.py"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_header_and_variants(path):
+  module = load_function(path, "get_config").__globals__
+  assert f"python -m jaxnas run configs/{path.name}" in module["__doc__"]
+  assert {"get_config", "quicktest"} <= set(variants(path))
+
+
+@pytest.mark.parametrize(
+  ("path", "variant"), EVERY, ids=[f"{p.stem}-{v}" for p, v in EVERY]
+)
+def test_a_config_fits_its_space_method_and_budget(path, variant):
+  config = load_config(f"{path}:{variant}")
+  assert isinstance(config, ExperimentConfig)
+  assert from_json(to_json(config)) == config
+  space = make_space(config)
+  costs = cost_tables(space)
+  budget = Budget.parse(config.budget, costs)  # refuses what cannot be kept
+  setup = SimpleNamespace(
+    config=config, space=space, costs=costs, budget=budget
+  )
+  method = get_method(config.method)
+  sampler = method.sampler(setup)
+  assert sampler.n_paths >= 1
+  searcher = method.searcher(setup)
+  archs = searcher.ask(searcher.init(0))
+  assert len(archs) == config.search.population
+  assert budget.allows(archs).all()
+  # A budget that no arch exceeds would mean nothing.
+  assert not budget.allows(
+    np.array([np.argmax(costs["macs"].table, 1)], np.int32)
+  )[0]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_the_quicktest_is_the_smaller_run(path):
+  whole, quick = (
+    load_config(f"{path}:{v}") for v in ("get_config", "quicktest")
+  )
+  assert quick.method == whole.method
+  assert quick.train.epochs <= 2
+  assert quick.retrain.epochs <= 2
+  assert quick.search.population * (quick.search.generations + 1) <= 32
+  assert quick.ranking.n_archs <= 4
+
+
+@pytest.mark.parametrize(
+  ("path", "variant"),
+  [e for e in EVERY if load_config(f"{e[0]}:{e[1]}").data.source == "digits"],
+  ids=lambda v: getattr(v, "stem", v),
+)
+def test_a_config_on_embedded_data_is_ready_to_run(path, variant, tmp_path):
+  Experiment(load_config(f"{path}:{variant}"), tmp_path / "w")
+  assert not (tmp_path / "w").exists()
