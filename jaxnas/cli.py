@@ -66,6 +66,9 @@ class Retrain(Stage):
 class Export(Stage):
   """Write the winner's weights and a program that needs no jaxnas."""
 
+  weights: Literal["retrained", "inherited"] = "retrained"
+  """`inherited` takes the supernet's, as the search scored them."""
+
 
 @dataclasses.dataclass
 class Report(Stage):
@@ -201,6 +204,8 @@ def _stage(command: Stage) -> dict:
     return experiment.score(_read_archs(command.archs, experiment.setup.space))
   if isinstance(command, Rank):
     return experiment.rank(command.truth)
+  if isinstance(command, Export):
+    return experiment.export(command.weights)
   return getattr(experiment, verb)()
 
 

@@ -5,8 +5,6 @@ of the stages before it, so stages can run in one process or in many.
 """
 
 import csv
-import dataclasses
-import functools
 import logging
 import platform
 import time
@@ -18,52 +16,38 @@ import jax
 import numpy as np
 
 import jaxnas
-from jaxnas import arch as arch_lib
 from jaxnas.config import ExperimentConfig, fingerprint, to_json
-from jaxnas.costs import Budget, cost_tables, format_count, supernet_params
-from jaxnas.data import load
-from jaxnas.errors import RunError, UserError
+from jaxnas.costs import format_count, supernet_params
+from jaxnas.errors import UserError
 from jaxnas.methods import (
-  Setup,
+  check_inherited,
   fleet_batches,
   get_method,
+  inherited,
   load_supernet,
+  make_setup,
+  ranking_archs,
+  read_truth,
   search_archs,
+  standalone_accuracies,
   supernet_batches,
   supernet_objective,
-  train_fleet,
   train_supernet,
+  train_winner,
   write_fairness,
 )
-from jaxnas.nets import PathSupernet, PlainNetwork, export_network, inherit
+from jaxnas.nets import PlainNetwork, export_network
 from jaxnas.report import report as write_report
-from jaxnas.scoring import (
-  FleetEvaluator,
-  Images,
-  calibration_split,
-  check_score,
-  compare_rankings,
-  evenly_spaced,
-  recalibrated,
-)
+from jaxnas.scoring import FleetEvaluator, compare_rankings
 from jaxnas.search import archive_archs, pick_equispaced, single_best
 from jaxnas.search import front as pareto_front
-from jaxnas.sharding import make_placement
-from jaxnas.spaces import Space, get_space
-from jaxnas.writer import Journal, read_json, write_csv, write_json
+from jaxnas.training import PathSampler
+from jaxnas.writer import read_json, write_csv, write_json
 
 log = logging.getLogger("jaxnas")
 
 # Among archs of equal accuracy the lower loss wins, then the cheaper one.
 SELECTION = ("accuracy", "-loss", "-macs")
-
-
-def make_space(config: ExperimentConfig) -> Space:
-  """The space of a config, with its own classes and channels."""
-  space = get_space(config.space.name, **config.space.options)
-  if config.space.image_size:
-    space = space.replace(image_size=config.space.image_size)
-  return space
 
 
 class Experiment:
@@ -84,13 +68,21 @@ class Experiment:
   def __init__(self, config: ExperimentConfig, workdir: Path) -> None:
     self.config, self.workdir = config, Path(workdir)
     self.method = get_method(config.method)
-    _check_values(config)
     started = self._claim()
-    self.setup = self._build()
+    self.setup = make_setup(config, self.workdir)
+    # Built once here so that a bad value fails before anything is written.
+    supernet_batches(self.setup, self.sampler)
+    fleet_batches(self.setup, "retrain", config.retrain)
+    self.method.searcher(self.setup)
     self._seconds = _Compile()
     self._check_images()
     if started:
       self._describe()
+
+  @property
+  def sampler(self) -> PathSampler:
+    """Paths of a training step."""
+    return self.method.sampler(self.setup)
 
   # Stages -----------------------------------------------------------------
 
@@ -101,7 +93,7 @@ class Experiment:
       What the stage found, for `--json`.
     """
     self._describe()
-    sampler = self.method.sampler(self.setup)
+    sampler = self.sampler
     state, seconds = train_supernet(self.setup, sampler)
     write_fairness(self.setup, sampler, state)
     self._record("train", seconds)
@@ -123,7 +115,7 @@ class Experiment:
       The content of `search.json`.
     """
     setup = self.setup
-    state = load_supernet(setup, self.method.sampler(setup))
+    state = load_supernet(setup, self.sampler)
     objective = supernet_objective(setup, state.variables)
     self._alarm(objective)
     searcher = self.method.searcher(setup)
@@ -157,7 +149,8 @@ class Experiment:
     }
     for row in (result, *result["front"]):
       row["macs"], row["params"] = int(row["macs"]), int(row["params"])
-    self._check_inherited(state.variables, winner, result["accuracy"])
+    cut = inherited(setup, state.variables, winner)
+    check_inherited(setup, cut, winner, result["accuracy"])
     write_json(self.workdir / "search.json", result)
     self._record("search", seconds)
     return {"stage": "search", **result}
@@ -179,17 +172,17 @@ class Experiment:
       raise UserError(
         "ranking.n_archs is 0; set it to at least 3, or give --truth FILE."
       )
-    state = load_supernet(setup, self.method.sampler(setup))
+    state = load_supernet(setup, self.sampler)
     start = time.monotonic()
     scorer = setup.scorer()
     selection = config.selection
     if truth:
       selection = f"given in {Path(truth).name}"
     else:
-      archs = self._ranking_archs(scorer, state.variables)
+      archs = ranking_archs(setup, scorer, state.variables)
     spent = time.monotonic() - start
     if not truth:
-      accuracy, seconds = self._standalone_accuracies(archs)
+      accuracy, seconds = standalone_accuracies(setup, archs)
       spent += seconds
     start = time.monotonic()
     supernet = scorer(state.variables, archs)["accuracy"]
@@ -224,7 +217,12 @@ class Experiment:
     """
     setup = self.setup
     winner = self._winner()
-    fleet, state, seconds = self._train_winner(winner)
+    text = setup.space.to_string(winner)
+    path = self.workdir / "retrain.json"
+    fleet, state, seconds = train_winner(setup, self.sampler, winner)
+    if path.is_file() and (done := read_json(path))["arch"] == text:
+      self._record("retrain", seconds)  # the test split is read once only
+      return {"stage": "retrain", **done}
     accuracy = {}
     for name, split in (
       ("standalone", setup.data.validation),
@@ -236,13 +234,18 @@ class Experiment:
       accuracy[f"{name}_accuracy"] = float(
         judge(state.variables)["accuracy"][0]
       )
-    result = {"arch": setup.space.to_string(winner), **accuracy}
-    write_json(self.workdir / "retrain.json", result)
+    result = {"arch": text, **accuracy}
+    write_json(path, result)
     self._record("retrain", seconds)
     return {"stage": "retrain", **result}
 
-  def export(self) -> dict:
-    """Writes `export/` and checks it in a fresh process.
+  def export(self, weights: str = "retrained") -> dict:
+    """Writes the winner as files and checks them in a fresh process.
+
+    Args:
+      weights: `retrained`, into `export/`; or `inherited`, the supernet's with
+        batch norm recalibrated, into `export_inherited/`. The latter must
+        score what the search saw.
 
     Returns:
       Folder and largest difference of a logit.
@@ -250,20 +253,28 @@ class Experiment:
     start = time.monotonic()
     setup = self.setup
     winner = self._winner()
-    if not (self.workdir / "retrain.json").is_file():
+    if weights == "inherited":
+      state = load_supernet(setup, self.sampler)
+      variables = inherited(setup, state.variables, winner)
+      searched = read_json(self.workdir / "search.json")["accuracy"]
+      check_inherited(setup, variables, winner, searched)
+    elif not (self.workdir / "retrain.json").is_file():
       raise self._missing("retrained network", "retrain")
-    # Its checkpoint, or the rest of the same training if that is damaged.
-    fleet, state, _ = self._train_winner(winner)
-    variables = jax.device_get(fleet.unstack(state.variables, 0))
-    network = PlainNetwork(setup.space, fleet.archs[0], setup.config.net)
+    else:
+      # Its checkpoint, or the rest of the same training if that is damaged.
+      fleet, state, _ = train_winner(setup, self.sampler, winner)
+      variables = jax.device_get(fleet.unstack(state.variables, 0))
+    arch = tuple(winner.tolist())
+    folder = "export" if weights == "retrained" else "export_inherited"
     gap = export_network(
-      self.workdir / "export", network, variables, setup.data.mean,
-      setup.data.std, setup.data.class_names, setup.data.validation.images[:16],
+      self.workdir / folder, PlainNetwork(setup.space, arch, self.config.net),
+      variables, setup.data.mean, setup.data.std, setup.data.class_names,
+      setup.data.validation.images[:16],
     )  # fmt: skip
     self._record("export", time.monotonic() - start)
     return {
       "stage": "export",
-      "folder": str(self.workdir / "export"),
+      "folder": str(self.workdir / folder),
       "largest_difference": gap,
     }
 
@@ -285,7 +296,7 @@ class Experiment:
       `bn_mode`, `images` and one row per arch.
     """
     setup = self.setup
-    state = load_supernet(setup, self.method.sampler(setup))
+    state = load_supernet(setup, self.sampler)
     metrics = supernet_objective(setup, state.variables)(archs)
     return {
       "bn_mode": self.config.score.bn_mode,
@@ -332,32 +343,6 @@ class Experiment:
     if self.workdir.exists() and not self.workdir.is_dir():
       raise UserError(f"work directory {self.workdir} is a file.")
     return False
-
-  def _build(self) -> Setup:
-    config = self.config
-    space = make_space(config)
-    data = load(config.data, space.image_size)
-    space = space.replace(
-      n_classes=data.n_classes, image_channels=data.image_channels
-    )
-    costs = cost_tables(space)
-    setup = Setup(
-      config=config,
-      workdir=self.workdir,
-      space=space,
-      data=data,
-      costs=costs,
-      budget=Budget.parse(config.budget, costs),
-      placement=make_placement(config.mesh),
-      supernet=PathSupernet(space, config.net),
-      journal=Journal(self.workdir / "metrics.jsonl"),
-    )
-    # Built once here so that a bad value fails before anything is written.
-    supernet_batches(setup, self.method.sampler(setup))
-    fleet_batches(setup, "retrain", config.retrain)
-    self.method.searcher(setup)
-    check_score(config.score, config.net)
-    return setup
 
   def _check_images(self) -> None:
     """Refuses images other than those that the directory was begun with."""
@@ -444,86 +429,6 @@ class Experiment:
       " same config and --workdir first."
     )
 
-  def _train_winner(self, winner: np.ndarray) -> tuple:
-    """Trains the winner as a plain network, or loads it."""
-    setup, config = self.setup, self.config.retrain
-    initial = None
-    if config.inherit:
-      state = load_supernet(setup, self.method.sampler(setup))
-      initial = [self._inherit(state.variables, winner)]
-    dropout = config.dropout if config.dropout >= 0 else setup.space.dropout
-    return train_fleet(setup, "retrain", winner[None], config, dropout, initial)
-
-  def _inherit(self, variables: Any, arch: np.ndarray) -> Any:
-    """Inherited weights of one arch, batch norm recalibrated."""
-    setup = self.setup
-    images = Images.of(
-      calibration_split(setup.data, self.config.score), setup.data,
-      self.config.score.batch_size, setup.placement,
-    )  # fmt: skip
-    fresh = jax.jit(lambda v, a, x: recalibrated(setup.supernet, v, a, x))(
-      variables, arch, images.x
-    )
-    return jax.device_get(inherit(fresh, setup.space, arch))
-
-  def _check_inherited(
-    self, variables: Any, arch: np.ndarray, searched: float
-  ) -> None:
-    """The winner cut out of the supernet must score what the search saw."""
-    if self.config.score.bn_mode != "recalibrate":
-      return
-    setup = self.setup
-    own = self._inherit(variables, arch)
-    network = PlainNetwork(setup.space, tuple(arch.tolist()), self.config.net)
-    images = Images.of(
-      setup.data.validation, setup.data, self.config.score.batch_size,
-      setup.placement,
-    )  # fmt: skip
-    apply = jax.jit(network.apply)
-    hits = sum(
-      int(((np.argmax(apply(own, x), -1) == y) & m).sum())
-      for x, y, m in zip(*jax.device_get(images.arrays), strict=True)
-    )
-    # Another compilation may round borderline images the other way.
-    share = 0.001 if self.config.net.precision == "float32" else 0.01
-    if abs(hits / images.n - searched) > max(2 / images.n, share) + 1e-9:
-      raise RunError(
-        f"the winner outside the supernet scores {hits / images.n:.4f}, in the"
-        f" search {searched:.4f}; please report this"
-      )
-
-  def _ranking_archs(self, scorer, variables) -> np.ndarray:
-    config, space = self.config.ranking, self.setup.space
-    # The archs and their trainings are the same for all methods of one seed.
-    rng = np.random.default_rng(self.setup.seed("ranking"))
-    n = min(config.n_archs, space.size)
-    if config.selection == "uniform":
-      return distinct(rng, space, n)
-    pool = distinct(rng, space, min(max(config.pool, n), space.size))
-    return pool[evenly_spaced(scorer(variables, pool)["accuracy"], n)]
-
-  def _standalone_accuracies(
-    self, archs: np.ndarray
-  ) -> tuple[np.ndarray, float]:
-    setup, config = self.setup, self.config.ranking
-    recipe = self.config.retrain
-    if config.epochs:
-      recipe = dataclasses.replace(recipe, epochs=config.epochs)
-    accuracy, seconds = [], 0.0
-    for i in range(0, len(archs), config.together):
-      part = archs[i : i + config.together]
-      # Without dropout, as in the paper's ranking trainings (authors, issue 3).
-      fleet, state, spent = train_fleet(
-        setup, f"rank-{i // config.together}", part, recipe, 0.0
-      )
-      judge = FleetEvaluator(
-        fleet, setup.data, setup.data.validation, self.config.score.batch_size,
-        setup.placement,
-      )  # fmt: skip
-      accuracy.append(judge(state.variables)["accuracy"])
-      seconds += spent
-    return np.concatenate(accuracy), seconds
-
   def _record(self, stage: str, seconds: float) -> None:
     """Notes a stage's time and rewrites `result.json`."""
     path = self.workdir / "seconds.json"
@@ -583,106 +488,6 @@ class _Compile:
     """Seconds since the last call."""
     seconds, self._total = self._total, 0.0
     return seconds
-
-
-def distinct(rng: np.random.Generator, space: Space, n: int) -> np.ndarray:
-  """Draws `n` different archs uniformly: `int32[n, L]`.
-
-  Repeated draws are dropped, and a space too small for that to end soon is
-  listed and shuffled.
-  """
-  if space.size <= 16 * n:
-    grid = np.indices(tuple(space.n_choices)).reshape(space.n_layers, -1).T
-    return rng.permutation(grid)[:n].astype(np.int32)
-  archs = space.sample(rng, n)
-  # At most 1/16 of the space is taken, so every pass fills most of the gaps.
-  while len(archs := arch_lib.unique(archs)) < n:
-    archs = np.concatenate([archs, space.sample(rng, n - len(archs))])
-  return archs
-
-
-def read_truth(path: Path, space: Space) -> tuple[np.ndarray, np.ndarray]:
-  """Reads stand-alone accuracies.
-
-  Args:
-    path: CSV with columns `arch` and `standalone_accuracy` or `accuracy`.
-    space: the space of the archs.
-
-  Returns:
-    Archs `int32[n, L]` and accuracies `float64[n]`.
-
-  Raises:
-    UserError: naming the row, for a file that does not fit.
-  """
-  if not Path(path).is_file():
-    raise UserError(f"no truth file {str(path)!r}.")
-  try:
-    with open(path, newline="") as file:
-      rows = list(csv.DictReader(file))
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
-    raise UserError(f"{path} cannot be read as CSV ({error}).") from error
-  columns = set(rows[0]) if rows else set()
-  value = next(
-    (c for c in ("standalone_accuracy", "accuracy") if c in columns), None
-  )
-  if "arch" not in columns or value is None:
-    raise UserError(
-      f"{path} needs the columns arch and standalone_accuracy, and at least one"
-      " row."
-    )
-  if len(rows) < 3:
-    raise UserError(
-      f"{path} has {len(rows)} rows; a rank correlation needs at least 3."
-    )
-  archs, accuracy = [], []
-  for i, row in enumerate(rows, 2):
-    try:
-      archs.append(space.from_string(row["arch"]))
-      accuracy.append(float(row[value]))
-      if not np.isfinite(accuracy[-1]):
-        raise ValueError(f"{value} is {row[value]}; legal: a number")
-    except (UserError, TypeError, ValueError) as error:
-      raise UserError(f"{path}, line {i}: {error}") from error
-  return np.stack(archs), np.array(accuracy)
-
-
-_AT_LEAST = {
-  "seed": 0,
-  "train.epochs": 1,
-  "train.log_every": 1,
-  "train.checkpoint_every": 1,
-  "train.evaluate_every": 0,
-  "train.evaluate_archs": 0,
-  "search.generations": 0,
-  "search.front": 1,
-  "retrain.epochs": 1,
-  "retrain.log_every": 1,
-  "retrain.checkpoint_every": 1,
-  "ranking.n_archs": 0,
-  "ranking.pool": 0,
-  "ranking.epochs": 0,
-  "ranking.together": 1,
-  "ranking.top_k": 1,
-  "ranking.bootstrap": 1,
-}
-
-
-def _check_values(config: ExperimentConfig) -> None:
-  """Refuses, before anything is written, numbers that no stage can use."""
-  for path, least in _AT_LEAST.items():
-    value = functools.reduce(getattr, path.split("."), config)
-    if value < least:
-      raise UserError(f"{path} is {value}; it must be at least {least}.")
-  if config.ranking.n_archs in (1, 2):
-    raise UserError(
-      f"ranking.n_archs is {config.ranking.n_archs}; a rank correlation needs"
-      " at least 3 networks (0 leaves the ranking out of `run`)."
-    )
-  if not 0 < config.ranking.confidence < 1:
-    raise UserError(
-      f"ranking.confidence is {config.ranking.confidence}; it must lie between"
-      " 0 and 1."
-    )
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:

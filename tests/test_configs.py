@@ -15,8 +15,8 @@ from jaxnas.config import (
   to_json,
 )
 from jaxnas.costs import Budget, cost_tables
-from jaxnas.experiment import Experiment, make_space
-from jaxnas.methods import get_method
+from jaxnas.experiment import Experiment
+from jaxnas.methods import get_method, make_space
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
 

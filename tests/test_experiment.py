@@ -10,20 +10,27 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from scipy import stats
 
-from jaxnas import experiment as experiment_lib
 from jaxnas.config import load_config, override
 from jaxnas.costs import cost_tables
 from jaxnas.data.records import Records, Split
 from jaxnas.data.sources import SOURCES, read_digits
 from jaxnas.errors import RunError, UserError
-from jaxnas.experiment import Experiment, distinct, read_truth
-from jaxnas.methods import search_archs
+from jaxnas.experiment import Experiment
+from jaxnas.methods import (
+  distinct,
+  inherited,
+  load_supernet,
+  make_space,
+  read_truth,
+  search_archs,
+)
 from jaxnas.nets import load_network
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -175,7 +182,7 @@ def test_the_report_is_self_contained_and_says_how_test_was_used(finished):
 
 
 def test_archs_front_and_winner_keep_the_budget(finished, config):
-  space = experiment_lib.make_space(config).replace(n_classes=10)
+  space = make_space(config).replace(n_classes=10)
   costs = cost_tables(space)
   rows = table(finished / "archs.csv")
   assert [*rows[0]][:2] == ["arch", "round"]
@@ -488,14 +495,35 @@ def test_score_agrees_with_the_search(finished, config):
 
 def test_a_wrong_winner_does_not_pass_unseen(copy, config, monkeypatch):
   e = Experiment(config, copy)
-  inherit = e._inherit
 
-  def wrong(variables, arch):
-    return jax.tree.map(lambda a: a * 0, inherit(variables, arch))
+  def wrong(*args):
+    return jax.tree.map(lambda a: a * 0, inherited(*args))
 
-  monkeypatch.setattr(e, "_inherit", wrong)
+  monkeypatch.setattr("jaxnas.experiment.inherited", wrong)
   with pytest.raises(RunError, match="outside the supernet"):
     e.search()
+
+
+def test_inherited_weights_export_and_score_as_searched(copy, config):
+  e = Experiment(config, copy)
+  out = e.export("inherited")
+  network, variables, info = load_network(Path(out["folder"]))
+  split = e.setup.data.validation
+  x = (split.images / 255 - info["mean"]) / info["std"]
+  hits = np.argmax(network.apply(variables, x.astype(np.float32)), -1)
+  searched = json.loads((copy / "search.json").read_text())["accuracy"]
+  assert abs((hits == split.labels).mean() - searched) <= 2 / len(split)
+  assert not out["folder"].endswith("export")
+
+
+def test_retrain_again_does_not_read_the_test_split(copy, config, monkeypatch):
+  def never(*args):
+    raise AssertionError("a split was read again")
+
+  before = json.loads((copy / "retrain.json").read_text())
+  monkeypatch.setattr("jaxnas.experiment.FleetEvaluator", never)
+  out = Experiment(config, copy).retrain()
+  assert out == {"stage": "retrain", **before}
 
 
 # Ranking ------------------------------------------------------------------
@@ -546,7 +574,7 @@ def test_rank_against_given_accuracies(copy, config, tmp_path):
   ],
 )
 def test_unusable_truth_files(text, message, config, tmp_path):
-  space = experiment_lib.make_space(config)
+  space = make_space(config)
   path = tmp_path / "truth.csv"
   path.write_text(text)
   with pytest.raises(UserError, match=message):
@@ -554,7 +582,7 @@ def test_unusable_truth_files(text, message, config, tmp_path):
 
 
 def test_truth_files_that_are_none(config, tmp_path):
-  space = experiment_lib.make_space(config)
+  space = make_space(config)
   with pytest.raises(UserError, match="no truth file"):
     read_truth(tmp_path / "none.csv", space)
   (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00\x01")
@@ -572,11 +600,11 @@ def test_evenly_spaced_selection(config, finished, tmp_path, monkeypatch):
   e = Experiment(even, workdir)
   seen = []
 
-  def accuracies(archs):
+  def accuracies(setup, archs):
     seen.append(archs)
     return np.linspace(0.1, 0.4, len(archs)), 0.0
 
-  monkeypatch.setattr(e, "_standalone_accuracies", accuracies)
+  monkeypatch.setattr("jaxnas.experiment.standalone_accuracies", accuracies)
   out = e.rank()
   assert out["selection"] == "evenly-spaced"
   assert out["n"] == 4
@@ -593,7 +621,7 @@ def test_evenly_spaced_selection(config, finished, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("n", [1, 3, 27])
 def test_distinct_archs(config, n):
-  space = experiment_lib.make_space(config)
+  space = make_space(config)
   archs = distinct(np.random.default_rng(0), space, n)
   assert archs.dtype == np.int32
   assert len({a.tobytes() for a in archs}) == n == len(archs)
@@ -601,7 +629,7 @@ def test_distinct_archs(config, n):
 
 
 def test_distinct_archs_are_uniform(config):
-  space = experiment_lib.make_space(config)
+  space = make_space(config)
   rng = np.random.default_rng(0)
   for n in (1, 5):  # drawn, and listed
     draws = np.concatenate([distinct(rng, space, n) for _ in range(2700 // n)])
@@ -664,7 +692,7 @@ def test_retraining_can_inherit_the_weights(copy, config):
   fresh.export()
   _, variables, info = load_network(copy / "export")
   arch = e.setup.space.from_string(info["arch"])
-  state = experiment_lib.load_supernet(e.setup, e.method.sampler(e.setup))
+  state = load_supernet(e.setup, e.sampler)
   # Without a learning rate the weights stay those of the supernet.
-  want = e._inherit(state.variables, arch)["params"]
+  want = inherited(e.setup, state.variables, arch)["params"]
   jax.tree.map(np.testing.assert_array_equal, variables["params"], want)

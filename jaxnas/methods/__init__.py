@@ -4,7 +4,6 @@ from jaxnas.errors import unknown
 from jaxnas.methods import fairnas, spos
 from jaxnas.methods.base import (
   Method,
-  Setup,
   fleet_batches,
   load_supernet,
   search_archs,
@@ -14,6 +13,14 @@ from jaxnas.methods.base import (
   train_supernet,
   write_fairness,
 )
+from jaxnas.methods.ranking import (
+  distinct,
+  ranking_archs,
+  read_truth,
+  standalone_accuracies,
+)
+from jaxnas.methods.setup import Setup, make_setup, make_space
+from jaxnas.methods.winner import check_inherited, inherited, train_winner
 
 METHODS: dict[str, Method] = {m.name: m for m in (fairnas.METHOD, spos.METHOD)}
 
@@ -30,7 +37,9 @@ def get_method(name: str) -> Method:
 
 
 __all__ = [
-  "METHODS", "Method", "Setup", "fleet_batches", "get_method",
-  "load_supernet", "search_archs", "supernet_batches", "supernet_objective",
-  "train_fleet", "train_supernet", "write_fairness",
+  "METHODS", "Method", "Setup", "check_inherited", "distinct",
+  "fleet_batches", "get_method", "inherited", "load_supernet", "make_setup",
+  "make_space", "ranking_archs", "read_truth", "search_archs",
+  "standalone_accuracies", "supernet_batches", "supernet_objective",
+  "train_fleet", "train_supernet", "train_winner", "write_fairness",
 ]  # fmt: skip

@@ -1,8 +1,7 @@
-"""What methods share: the set-up, supernet training, the search loop."""
+"""What methods share: training of supernets and networks, the search loop."""
 
 import dataclasses
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,14 @@ import moocore
 import numpy as np
 
 from jaxnas import arch as arch_lib
-from jaxnas.checkpoint import Checkpoints
-from jaxnas.config import ExperimentConfig, RetrainConfig
-from jaxnas.costs import Budget, CostTable
-from jaxnas.data import Batches, Dataset, Split
+from jaxnas.config import RetrainConfig
+from jaxnas.data import Batches
 from jaxnas.errors import UserError
-from jaxnas.nets import Fleet, PathSupernet, Variables, group_names
-from jaxnas.scoring import FleetEvaluator, Scorer
+from jaxnas.methods.setup import Setup
+from jaxnas.nets import Fleet, Variables, group_names
+from jaxnas.scoring import FleetEvaluator
 from jaxnas.search import Searcher, front, parse_objective, run_search
-from jaxnas.sharding import Placement
-from jaxnas.spaces import Space
 from jaxnas.training import (
-  Feed,
   PathSampler,
   Schedule,
   TrainState,
@@ -34,61 +29,9 @@ from jaxnas.training import (
   make_schedule,
   make_supernet_step,
 )
-from jaxnas.writer import Journal, Progress, write_csv, write_json
+from jaxnas.writer import Progress, write_csv, write_json
 
 SearchState = dict
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-  """Everything a stage needs, built once from the config.
-
-  Attributes:
-    config: the experiment.
-    workdir: where its files go.
-    space: with the data's classes, channels and image size.
-    data: the three splits.
-    costs: additive cost tables by name.
-    budget: bounds on them.
-    placement: devices.
-    supernet: the network, without weights.
-    journal: log rows.
-  """
-
-  config: ExperimentConfig
-  workdir: Path
-  space: Space
-  data: Dataset
-  costs: dict[str, CostTable]
-  budget: Budget
-  placement: Placement
-  supernet: PathSupernet
-  journal: Journal
-
-  def seed(self, stage: str) -> int:
-    """An integer seed of a stage, independent between stages."""
-    entropy = [self.config.seed, zlib.crc32(stage.encode())]
-    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
-
-  def key(self, stage: str) -> jax.Array:
-    """PRNG key of a stage."""
-    return jax.random.key(self.seed(stage))
-
-  def checkpoints(self, stage: str) -> Checkpoints:
-    """Checkpoints of a stage."""
-    return Checkpoints(self.workdir / "checkpoints" / stage)
-
-  def feed(self, split: Split) -> Feed:
-    """Training images on the device."""
-    images, labels = self.placement.put((split.images, split.labels))
-    return Feed(
-      images, labels, self.data.mean, self.data.std,
-      self.config.data.augment, self.placement,
-    )  # fmt: skip
-
-  def scorer(self) -> Scorer:
-    """Scores archs as the config says."""
-    return Scorer(self.supernet, self.data, self.config.score, self.placement)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,8 @@ accuracies are ours.
 
 import dataclasses
 
-from jaxnas.methods.base import Method, Setup
+from jaxnas.methods.base import Method
+from jaxnas.methods.setup import Setup
 from jaxnas.search import Searcher, make_searcher
 from jaxnas.training import PathSampler, make_sampler, strict_fair
 

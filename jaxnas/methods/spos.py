@@ -15,7 +15,8 @@ by momentum and decay: both are ours.
 
 import dataclasses
 
-from jaxnas.methods.base import Method, Setup
+from jaxnas.methods.base import Method
+from jaxnas.methods.setup import Setup
 from jaxnas.search import Searcher, make_searcher
 from jaxnas.training import PathSampler, make_sampler, uniform
 

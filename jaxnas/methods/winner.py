@@ -1,0 +1,93 @@
+"""The winner on its own: inherited weights, retraining, the self-check."""
+
+import jax
+import numpy as np
+
+from jaxnas.errors import RunError
+from jaxnas.methods.base import load_supernet, train_fleet
+from jaxnas.methods.setup import Setup
+from jaxnas.nets import Fleet, PlainNetwork, Variables, inherit
+from jaxnas.scoring import Images, calibration_split, recalibrated
+from jaxnas.training import PathSampler, TrainState
+
+
+def train_winner(
+  setup: Setup, sampler: PathSampler, arch: np.ndarray
+) -> tuple[Fleet, TrainState, float]:
+  """Trains the winner as a plain network, or loads it if that is done.
+
+  Args:
+    setup: the run.
+    sampler: of the supernet, whose weights `retrain.inherit` starts from.
+    arch: `int32[L]`.
+
+  Returns:
+    As `train_fleet`, for a fleet of one.
+  """
+  config = setup.config.retrain
+  initial = None
+  if config.inherit:
+    state = load_supernet(setup, sampler)
+    initial = [inherited(setup, state.variables, arch)]
+  dropout = config.dropout if config.dropout >= 0 else setup.space.dropout
+  return train_fleet(setup, "retrain", arch[None], config, dropout, initial)
+
+
+def inherited(
+  setup: Setup, variables: Variables, arch: np.ndarray
+) -> Variables:
+  """Cuts one arch out of the supernet, batch norm recalibrated.
+
+  Args:
+    setup: the run.
+    variables: of the supernet.
+    arch: `int32[L]`.
+
+  Returns:
+    Variables of its `PlainNetwork`, on the host.
+  """
+  images = _images(setup, calibration_split(setup.data, setup.config.score))
+  fresh = jax.jit(lambda v, a, x: recalibrated(setup.supernet, v, a, x))(
+    variables, arch, images.x
+  )
+  return jax.device_get(inherit(fresh, setup.space, arch))
+
+
+def check_inherited(
+  setup: Setup, variables: Variables, arch: np.ndarray, searched: float
+) -> None:
+  """The winner cut out of the supernet must score what the search saw.
+
+  Holds for `recalibrate`, whose statistics a plain network can store.
+
+  Args:
+    setup: the run.
+    variables: of the plain network, as `inherited` returns them.
+    arch: `int32[L]`.
+    searched: accuracy in the search.
+
+  Raises:
+    RunError: if it does not.
+  """
+  if setup.config.score.bn_mode != "recalibrate":
+    return
+  net = setup.config.net
+  network = PlainNetwork(setup.space, tuple(arch.tolist()), net)
+  images = _images(setup, setup.data.validation)
+  apply = jax.jit(network.apply)
+  hits = sum(
+    int(((np.argmax(apply(variables, x), -1) == y) & m).sum())
+    for x, y, m in zip(*jax.device_get(images.arrays), strict=True)
+  )
+  # Another compilation may round borderline images the other way.
+  share = 0.001 if net.precision == "float32" else 0.01
+  if abs(hits / images.n - searched) > max(2 / images.n, share) + 1e-9:
+    raise RunError(
+      f"the winner outside the supernet scores {hits / images.n:.4f}, in the"
+      f" search {searched:.4f}; please report this"
+    )
+
+
+def _images(setup: Setup, split) -> Images:
+  size = setup.config.score.batch_size
+  return Images.of(split, setup.data, size, setup.placement)
