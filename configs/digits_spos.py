@@ -5,7 +5,8 @@
 Everything but the method equals `digits_fairnas`: one uniform path a step in
 place of six strictly fair ones, so a training of as many epochs costs a sixth.
 `equal_cost` trains six times as long. `quicktest` only exercises the stages.
-About 3 minutes on 2 CPU cores, half of them for the ranking; a supernet accuracy near 0.56 and a test accuracy of 97 % or more.
+About 3 minutes on 2 CPU cores, half of them for the ranking; a supernet
+accuracy near 0.56 and a test accuracy of 97 % or more.
 """
 
 import dataclasses
