@@ -41,7 +41,7 @@ from jaxnas.report import report as write_report
 from jaxnas.scoring import FleetEvaluator, compare_rankings
 from jaxnas.search import archive_archs, pick_equispaced, single_best
 from jaxnas.search import front as pareto_front
-from jaxnas.training import PathSampler
+from jaxnas.training import PathSampler, paths_in_flight
 from jaxnas.writer import read_json, write_csv, write_json
 
 log = logging.getLogger("jaxnas")
@@ -72,6 +72,7 @@ class Experiment:
     self.setup = make_setup(config, self.workdir)
     # Built once here so that a bad value fails before anything is written.
     supernet_batches(self.setup, self.sampler)
+    paths_in_flight(config.train, self.sampler, self.setup.supernet)
     fleet_batches(self.setup, "retrain", config.retrain)
     self.method.searcher(self.setup)
     self._seconds = _Compile()

@@ -16,11 +16,13 @@ from jaxnas.training.step import (
   init_state,
   make_fleet_step,
   make_supernet_step,
+  paths_in_flight,
 )
 
 __all__ = [
   "Feed", "PathSampler", "Schedule", "TrainState", "correct", "cross_entropy",
   "fit", "held_uniform", "init_state", "make_fleet_step", "make_optimizer",
-  "make_sampler", "make_schedule", "make_supernet_step", "strict_fair",
+  "make_sampler", "make_schedule", "make_supernet_step", "paths_in_flight",
+  "strict_fair",
   "uniform",
 ]  # fmt: skip

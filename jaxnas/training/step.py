@@ -112,36 +112,14 @@ class Feed:
 Step = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict]]
 
 
-def make_supernet_step(
-  supernet: PathSupernet,
-  sampler: PathSampler,
-  tx: optax.GradientTransformation,
-  config: TrainConfig,
-  feed: Feed,
-) -> Step:
-  """Builds the step that trains the sampler's paths and updates once.
-
-  The gradient equals the sum (or mean) over the step's paths of the gradients
-  of K separate single-path losses. Paths run together where they can: strictly
-  fair ones are routed so that every choice is applied exactly once; groups of
-  `paths_in_flight` < K distinct ones share a program; others run in turn.
-
-  Args:
-    supernet: the network.
-    sampler: paths of a step.
-    tx: optimiser.
-    config: batch, loss and grouping options.
-    feed: training images.
-
-  Returns:
-    `step(state, key, indices) -> (state, metrics)`, jitted, the state donated.
-    `indices` is `int32[B]`, or `int32[K, B]` without `share_batch`. Metrics:
-    `loss` and `accuracy` (means over paths), `grad_norm`, and
-    `finite` `bool[G]`, whether each group of `group_names` stayed finite in
-    its activations and its new weights.
+def paths_in_flight(
+  config: TrainConfig, sampler: PathSampler, supernet: PathSupernet
+) -> int:
+  """Paths of a step that are computed together.
 
   Raises:
-    UserError: for a `paths_in_flight` that the sampler cannot keep.
+    UserError: if `train.paths_in_flight` does not suit the sampler: only
+      strictly fair paths, which differ at every layer, share a program.
   """
   k = sampler.n_paths
   routable = sampler.strictly_fair and supernet.is_routable(k)
@@ -152,13 +130,25 @@ def make_supernet_step(
       f"train.paths_in_flight={flight} does not suit sampler {sampler.name!r}"
       f" with {k} paths; legal values: {[0, *legal]}."
     )
+  return flight
+
+
+def _make_gradients(
+  supernet: PathSupernet, sampler: PathSampler, config: TrainConfig
+) -> Callable:
+  """Gradient of all paths' losses, group by group.
+
+  Returns:
+    `(params, batch_stats, archs, x, y) -> (gradients, losses [K], shares of
+    correct predictions [K], measured statistics)`.
+  """
+  k = sampler.n_paths
+  flight = paths_in_flight(config, sampler, supernet)
   weight = 1.0 if config.loss_reduce == "sum" else 1.0 / k
-  names = group_names(supernet.space)
-  choice_axis = jnp.arange(int(supernet.space.n_choices.max()))
 
   def group_loss(params, batch_stats, archs, x, y):
     variables = {"params": params, "batch_stats": batch_stats}
-    if flight == k and routable:
+    if flight == k > 1:
       logits, stats = supernet.apply_routed(variables, archs, x)
     elif flight > 1:
       logits, stats = supernet.apply_group(variables, archs, x)
@@ -204,6 +194,44 @@ def make_supernet_step(
     }  # fmt: skip
     return grads, losses.reshape(-1), hits.reshape(-1), fixed
 
+  return all_groups
+
+
+def make_supernet_step(
+  supernet: PathSupernet,
+  sampler: PathSampler,
+  tx: optax.GradientTransformation,
+  config: TrainConfig,
+  feed: Feed,
+) -> Step:
+  """Builds the step that trains the sampler's paths and updates once.
+
+  The gradient equals the sum (or mean) over the step's paths of the gradients
+  of K separate single-path losses. Paths run together where they can: strictly
+  fair ones are routed so that every choice is applied exactly once; groups of
+  `paths_in_flight` < K distinct ones share a program; others run in turn.
+
+  Args:
+    supernet: the network.
+    sampler: paths of a step.
+    tx: optimiser.
+    config: batch, loss and grouping options.
+    feed: training images.
+
+  Returns:
+    `step(state, key, indices) -> (state, metrics)`, jitted, the state donated.
+    `indices` is `int32[B]`, or `int32[K, B]` without `share_batch`. Metrics:
+    `loss` and `accuracy` (means over paths), `grad_norm`, and
+    `finite` `bool[G]`, whether each group of `group_names` stayed finite in
+    its activations and its new weights.
+
+  Raises:
+    UserError: for a `paths_in_flight` that the sampler cannot keep.
+  """
+  gradients = _make_gradients(supernet, sampler, config)
+  names = group_names(supernet.space)
+  choice_axis = jnp.arange(int(supernet.space.n_choices.max()))
+
   def step(state: TrainState, key, indices, arrays):
     path_key, image_key = jax.random.split(key)
     archs = sampler.sample(path_key, state.step)
@@ -211,7 +239,7 @@ def make_supernet_step(
     image_key = jax.random.fold_in(image_key, state.step)
     x, y = feed.batch(arrays, indices, image_key)
     counts = (archs[:, :, None] == choice_axis).sum(0, dtype=jnp.int32)
-    grads, losses, hits, stats = all_groups(
+    grads, losses, hits, stats = gradients(
       state.params, state.batch_stats, archs, x, y
     )
     norm = optax.tree.norm(grads)
