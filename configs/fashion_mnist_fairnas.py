@@ -30,7 +30,7 @@ def get_config() -> ExperimentConfig:
     budget="macs<=90M",
     space=SpaceConfig("fairnas-cifar", image_size=28),
     data=DataConfig(
-      "idx:", validation=6000, augment=AugmentConfig(flip=True, shift=2)
+      "idx:", validation=0.1, augment=AugmentConfig(flip=True, shift=2)
     ),
     train=TrainConfig(  # sizes and rates: ours
       epochs=60,
@@ -56,7 +56,7 @@ def quicktest() -> ExperimentConfig:
   config = get_config()
   return dataclasses.replace(
     config,
-    data=dataclasses.replace(config.data, limit=2000, validation=500),
+    data=dataclasses.replace(config.data, limit=2000),
     train=dataclasses.replace(config.train, epochs=1, batch_size=64),
     score=ScoreConfig(calibration_images=256, batch_size=256),
     search=dataclasses.replace(config.search, population=8, generations=1),

@@ -9,7 +9,13 @@ the whole: 12 GPU days for FairNAS-C (authors, in the ROME paper). Not run by
 us: training images are held in device memory, so all of ImageNet does not fit
 yet; a folder with part of its images does.
 
-Variants: `uninas` has no recalled value; `se_swish` is the SE + swish space.
+A folder's own `val/` becomes the selection split and turns `data.validation`
+off; to hold validation images out of `train/`, put the official validation
+images under `test/`. For a part of ImageNet add `--set data.validation=0.04`.
+Resizing straight to 224 is ours (authors: resize 256, crop 224).
+
+Variants: `uninas` trains the supernet as UniNAS does (reimpl),
+its budget and search stay recalled; `se_swish` is the SE + swish space.
 `quicktest` is the same at toy sizes, on digits, to exercise the code path.
 
 Marks: (paper) (authors) (reimpl) (recalled) (ours), as in docs/methods.md.
@@ -88,7 +94,7 @@ def get_config() -> ExperimentConfig:
 
 
 def uninas() -> ExperimentConfig:
-  """UniNAS's ImageNet run, every value (reimpl)."""
+  """UniNAS's supernet training (reimpl); search recalled, numerics ours."""
   config = get_config()
   return dataclasses.replace(
     config,

@@ -33,7 +33,7 @@ def get_config() -> ExperimentConfig:
     space=SpaceConfig("nasbench-macro"),
     data=DataConfig(
       "tfds:cifar10",
-      validation=5000,
+      validation=0.1,
       augment=AugmentConfig(flip=True, shift=4),
     ),
     train=TrainConfig(  # sizes and rates: ours
@@ -60,7 +60,7 @@ def quicktest() -> ExperimentConfig:
   config = get_config()
   return dataclasses.replace(
     config,
-    data=dataclasses.replace(config.data, limit=2000, validation=500),
+    data=dataclasses.replace(config.data, limit=2000),
     train=dataclasses.replace(config.train, epochs=1, batch_size=64),
     score=ScoreConfig(calibration_images=256, batch_size=256),
     search=dataclasses.replace(config.search, population=8, generations=1),

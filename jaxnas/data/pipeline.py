@@ -104,11 +104,11 @@ def eval_batches(
 
   Yields:
     `indices` int32[batch_size] and `mask` bool[batch_size]; the last batch is
-    filled up with image 0 where the mask is false.
+    filled up with images from the start where the mask is false.
   """
   if batch_size < 1:
     raise UserError(f"batch_size is {batch_size}; legal: 1 or more.")
   for start in range(0, n, batch_size):
     indices = np.arange(start, start + batch_size, dtype=np.int32)
     mask = indices < n
-    yield np.where(mask, indices, np.int32(0)), mask
+    yield indices % np.int32(n), mask

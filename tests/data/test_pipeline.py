@@ -73,6 +73,8 @@ def test_evaluation_counts_every_image_once_in_one_shape(n, batch_size):
     assert indices.shape == mask.shape == (batch_size,)
     assert indices.dtype == np.int32 and mask.dtype == bool
     assert mask.any()
+    # Copies of one image would spoil statistics taken over the batch.
+    assert len(np.unique(indices)) == min(batch_size, n)
     seen.append(indices[mask])
     total += (values[indices] * mask).sum()
   if n:

@@ -116,10 +116,10 @@ def reference(arch, config):
   own = inherit(VARIABLES, SPACE, arch)
   images, y = normalised(DATA.validation.images), DATA.validation.labels
   if config.bn_mode == "batch":
-    # The statistics are those of a whole batch, padding by image 0 included.
+    # A ragged last batch is filled up with real images, not copies of one.
     size = min(config.batch_size, N)
     index = np.arange(-(-N // size) * size)
-    index = np.where(index < N, index, 0).reshape(-1, size)
+    index = (index % N).reshape(-1, size)
     parts = [
       network.apply(own, images[i], False, mutable=["batch_stats"])[0]
       for i in index
