@@ -2,8 +2,9 @@
 
     python -m jaxnas run configs/digits_spos.py --workdir runs/digits_spos
 
-Everything but the method equals `digits_fairnas`: one uniform path a step in
-place of six strictly fair ones, so a training of as many epochs costs a sixth.
+Everything but the method and the search's tournament equals `digits_fairnas`:
+one uniform path a step in place of six strictly fair ones, so a training of as
+many epochs costs a sixth.
 `equal_cost` trains six times as long. `quicktest` only exercises the stages.
 About 3 minutes on 2 CPU cores, half of them for the ranking; a supernet
 accuracy near 0.56 and a test accuracy of 97 % or more.

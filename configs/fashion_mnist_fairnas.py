@@ -57,9 +57,21 @@ def quicktest() -> ExperimentConfig:
   return dataclasses.replace(
     config,
     data=dataclasses.replace(config.data, limit=2000),
-    train=dataclasses.replace(config.train, epochs=1, batch_size=64),
+    train=dataclasses.replace(
+      config.train,
+      optimizer=_steady(config.train.optimizer),
+      epochs=1,
+      batch_size=64,
+    ),
     score=ScoreConfig(calibration_images=256, batch_size=256),
     search=dataclasses.replace(config.search, population=8, generations=1),
-    retrain=dataclasses.replace(config.retrain, epochs=1),
+    retrain=dataclasses.replace(
+      config.retrain, optimizer=_steady(config.retrain.optimizer), epochs=1
+    ),
     ranking=RankingConfig(n_archs=0),
   )
+
+
+def _steady(optimizer: OptimizerConfig) -> OptimizerConfig:
+  """Without warm-up, which would outlast a quick test."""
+  return dataclasses.replace(optimizer, warmup_epochs=0)

@@ -124,10 +124,25 @@ def quicktest() -> ExperimentConfig:
     space=SpaceConfig("digits"),
     data=DataConfig("digits", augment=config.data.augment),
     net=NetConfig(),
-    train=dataclasses.replace(config.train, epochs=1, batch_size=64),
+    train=dataclasses.replace(
+      config.train,
+      optimizer=_steady(config.train.optimizer),
+      epochs=1,
+      batch_size=64,
+    ),
     score=ScoreConfig(calibration_images=256, batch_size=256),
     search=dataclasses.replace(config.search, population=8, generations=1),
-    retrain=dataclasses.replace(config.retrain, epochs=1, batch_size=64),
+    retrain=dataclasses.replace(
+      config.retrain,
+      optimizer=_steady(config.retrain.optimizer),
+      epochs=1,
+      batch_size=64,
+    ),
     ranking=RankingConfig(n_archs=0),
     mesh=MeshConfig(),
   )
+
+
+def _steady(optimizer: OptimizerConfig) -> OptimizerConfig:
+  """Without warm-up, which would outlast a quick test."""
+  return dataclasses.replace(optimizer, warmup_epochs=0)

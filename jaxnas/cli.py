@@ -59,7 +59,7 @@ class Search(Stage):
 
 @dataclasses.dataclass
 class Retrain(Stage):
-  """Train the winner from scratch; reads the test split, once."""
+  """Train the winner, by default from scratch; reads the test split once."""
 
 
 @dataclasses.dataclass
@@ -67,7 +67,7 @@ class Export(Stage):
   """Write the winner's weights and a program that needs no jaxnas."""
 
   weights: Literal["retrained", "inherited"] = "retrained"
-  """`inherited` takes the supernet's, as the search scored them."""
+  """`inherited` takes the supernet's, batch norm recalibrated."""
 
 
 @dataclasses.dataclass

@@ -57,8 +57,8 @@ class DataConfig:
 
   Attributes:
     source: `digits`, `npz:PATH`, `folder:PATH`, `idx:PATH` or `tfds:NAME`.
-    validation: held out from training for selection; a share if below 1, else
-      a number of images.
+    validation: held out from training for selection, where the source has no
+      validation split of its own; a share if below 1, else a number of images.
     test: the same for the test split, used only where the source has none.
     split_seed: seed of the split, apart from the experiment's seed so that
       repetitions are judged on the same images.
@@ -101,7 +101,7 @@ class OptimizerConfig:
   Attributes:
     name: `sgd` (momentum), `rmsprop` or `adamw`.
     learning_rate: peak value.
-    final_learning_rate: value at the last step.
+    final_learning_rate: value that the cosine reaches after the last step.
     warmup_epochs: epochs of linear warm-up from 0.
     momentum: of `sgd` and `rmsprop`; beta1 of `adamw`.
     nesterov: Nesterov momentum (`sgd` only).
@@ -138,8 +138,9 @@ class TrainConfig:
     share_batch: all paths of a step see the same images; else each path gets
       a batch of its own.
     loss_reduce: `sum` or `mean` of the path losses.
-    paths_in_flight: paths computed together; 0 means all of a step. Fewer
-      need less memory and more time.
+    paths_in_flight: paths of `fair` computed together; 0 means all of a step.
+      Fewer need less memory and more time. Other samplers run one at a time
+      and accept 0 and 1 only.
     label_smoothing: share of the target spread over all classes.
     optimizer: optimiser and schedule.
     log_every: steps between two log rows.

@@ -18,7 +18,7 @@ import numpy as np
 import jaxnas
 from jaxnas.config import ExperimentConfig, fingerprint, to_json
 from jaxnas.costs import format_count, supernet_params
-from jaxnas.errors import UserError
+from jaxnas.errors import UserError, unknown
 from jaxnas.methods import (
   check_inherited,
   fleet_batches,
@@ -39,7 +39,12 @@ from jaxnas.methods import (
 from jaxnas.nets import PlainNetwork, export_network
 from jaxnas.report import report as write_report
 from jaxnas.scoring import FleetEvaluator, compare_rankings
-from jaxnas.search import archive_archs, pick_equispaced, single_best
+from jaxnas.search import (
+  archive_archs,
+  parse_objective,
+  pick_equispaced,
+  single_best,
+)
 from jaxnas.search import front as pareto_front
 from jaxnas.training import PathSampler, paths_in_flight
 from jaxnas.writer import read_json, write_csv, write_json
@@ -68,17 +73,18 @@ class Experiment:
   def __init__(self, config: ExperimentConfig, workdir: Path) -> None:
     self.config, self.workdir = config, Path(workdir)
     self.method = get_method(config.method)
-    started = self._claim()
+    self._claim()
     self.setup = make_setup(config, self.workdir)
     # Built once here so that a bad value fails before anything is written.
     supernet_batches(self.setup, self.sampler)
     paths_in_flight(config.train, self.sampler, self.setup.supernet)
     fleet_batches(self.setup, "retrain", config.retrain)
-    self.method.searcher(self.setup)
+    known = {"accuracy", "loss", *self.setup.costs}
+    for objective in self.method.searcher(self.setup).objectives:
+      if (name := parse_objective(objective)[0]) not in known:
+        raise unknown("metric in search.objectives", name, known)
     self._seconds = _Compile()
     self._check_images()
-    if started:
-      self._describe()
 
   @property
   def sampler(self) -> PathSampler:
@@ -235,7 +241,8 @@ class Experiment:
       accuracy[f"{name}_accuracy"] = float(
         judge(state.variables)["accuracy"][0]
       )
-    result = {"arch": text, **accuracy}
+    origin = "inherited" if self.config.retrain.inherit else "scratch"
+    result = {"arch": text, "retrained_from": origin, **accuracy}
     write_json(path, result)
     self._record("retrain", seconds)
     return {"stage": "retrain", **result}
@@ -328,8 +335,8 @@ class Experiment:
 
   # Inside -------------------------------------------------------------------
 
-  def _claim(self) -> bool:
-    """Refuses another config's directory; says whether this one's is there."""
+  def _claim(self) -> None:
+    """Refuses another config's directory."""
     path = self.workdir / "config.json"
     mine = to_json(self.config)
     if path.is_file():
@@ -340,10 +347,8 @@ class Experiment:
           f"work directory {self.workdir} belongs to another config (it differs"
           f" in {changed}); use another --workdir."
         )
-      return True
-    if self.workdir.exists() and not self.workdir.is_dir():
+    elif self.workdir.exists() and not self.workdir.is_dir():
       raise UserError(f"work directory {self.workdir} is a file.")
-    return False
 
   def _check_images(self) -> None:
     """Refuses images other than those that the directory was begun with."""
@@ -388,7 +393,21 @@ class Experiment:
       },
       "config_fingerprint": fingerprint(self.config),
     }
-    write_json(self.workdir / "manifest.json", manifest)
+    path = self.workdir / "manifest.json"
+    if path.is_file():  # it tells what began the training, not who looked last
+      begun = read_json(path)
+      changed = [
+        f"{k} {begun[k]}, now {manifest[k]}"
+        for k in ("jaxnas", "jax", "flax", "device", "n_devices")
+        if begun[k] != manifest[k]
+      ]
+      if changed:
+        log.warning(
+          "this run was begun with %s: results may differ from those of an"
+          " undisturbed run.", "; ".join(changed),
+        )  # fmt: skip
+    else:
+      write_json(path, manifest)
     write_json(self.workdir / "space.json", setup.space.to_json())
     write_json(self.workdir / "config.json", to_json(self.config))
     log.info(
@@ -463,6 +482,7 @@ class Experiment:
         "budget": self.config.budget,
         "bn_mode": found["bn_mode"],
         "evaluated": found["evaluated"],
+        "retrained_from": trained.get("retrained_from"),
         "selected_from": "validation",
         "test_reads": 1 if trained else 0,
         "front": found["front"],

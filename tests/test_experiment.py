@@ -696,3 +696,60 @@ def test_retraining_can_inherit_the_weights(copy, config):
   # Without a learning rate the weights stay those of the supernet.
   want = inherited(e.setup, state.variables, arch)["params"]
   jax.tree.map(np.testing.assert_array_equal, variables["params"], want)
+
+
+# Values that no stage can use ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("setting", "message"),
+  [
+    ("search.objectives=acc,-macs,params", "'acc'.*accuracy"),
+    ("train.label_smoothing=-3", "train.label_smoothing is -3"),
+    ("train.optimizer.learning_rate=-0.1", "learning_rate is -0.1"),
+    ("retrain.optimizer.weight_decay=nan", "weight_decay is nan"),
+    ("retrain.optimizer.momentum=1", "momentum is 1"),
+    ("retrain.optimizer.warmup_epochs=500", "warmup_epochs is 500 of"),
+    ("retrain.dropout=1", "retrain.dropout is 1"),
+    ("net.bn_momentum=7", "net.bn_momentum is 7"),
+    ("search.controller_learning_rate=-1", "controller_learning_rate is -1"),
+    ("train.paths=3", "means nothing to sampler 'fair'"),
+    ("train.paths_in_flight=2", "paths_in_flight=2 does not suit"),
+  ],
+)
+def test_useless_values_are_refused_first(setting, message, config, tmp_path):
+  with pytest.raises(UserError, match=message):
+    Experiment(override(config, [setting]), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_options_that_a_sampler_or_optimiser_ignores(config, tmp_path):
+  for settings, message in (
+    (["train.sampler=spos", "train.pad_unequal=true"], "pad_unequal"),
+    (["train.optimizer.name=adamw", "train.optimizer.nesterov=true"], "sgd"),
+  ):
+    with pytest.raises(UserError, match=message):
+      Experiment(override(config, settings), tmp_path / "run")
+
+
+def test_looking_at_a_run_leaves_its_manifest_alone(copy, config, caplog):
+  path = copy / "manifest.json"
+  manifest = json.loads(path.read_text()) | {"jax": "0.0.1"}
+  path.write_text(json.dumps(manifest))
+  e = Experiment(config, copy)
+  e.report()
+  with caplog.at_level(logging.WARNING, "jaxnas"):
+    e.train()
+  assert "begun with jax 0.0.1, now" in caplog.text
+  assert json.loads(path.read_text()) == manifest
+
+
+def test_results_say_where_retraining_began(finished, config, copy):
+  result = json.loads((finished / "result.json").read_text())
+  assert result["retrained_from"] == "scratch"
+  assert "trained from scratch" in (finished / "report.html").read_text()
+  result["retrained_from"] = "inherited"
+  (copy / "result.json").write_text(json.dumps(result))
+  Experiment(config, copy).report()
+  text = (copy / "report.html").read_text()
+  assert "trained on from inherited weights" in text

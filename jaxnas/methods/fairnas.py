@@ -24,14 +24,14 @@ import dataclasses
 from jaxnas.methods.base import Method
 from jaxnas.methods.setup import Setup
 from jaxnas.search import Searcher, make_searcher
-from jaxnas.training import PathSampler, make_sampler, strict_fair
+from jaxnas.training import PathSampler, make_sampler
 
 
 def sampler(setup: Setup) -> PathSampler:
   """K paths a step, from one permutation per layer (paper, Fig. 2)."""
   config = setup.config.train
   if config.sampler == "auto":
-    return strict_fair(setup.space, config.pad_unequal)
+    config = dataclasses.replace(config, sampler="fair")
   return make_sampler(config, setup.space)
 
 

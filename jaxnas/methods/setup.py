@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import zlib
 from pathlib import Path
 
@@ -133,12 +134,61 @@ _AT_LEAST = {
 }
 
 
+# Legal from the first to below the second value.
+_WITHIN = {
+  "train.label_smoothing": (0, 1),
+  "retrain.label_smoothing": (0, 1),
+  "net.bn_momentum": (0, 1),
+  "search.controller_learning_rate": (0, math.inf),
+  **{
+    f"{stage}.optimizer.{name}": (0, math.inf)
+    for stage in ("train", "retrain")
+    for name in (
+      "learning_rate", "final_learning_rate", "warmup_epochs", "weight_decay",
+      "clip_norm",
+    )
+  },
+  **{f"{stage}.optimizer.momentum": (0, 1) for stage in ("train", "retrain")},
+}  # fmt: skip
+
+
 def _check_values(config: ExperimentConfig) -> None:
   """Refuses, before anything is written, numbers that no stage can use."""
   for path, least in _AT_LEAST.items():
     value = functools.reduce(getattr, path.split("."), config)
     if value < least:
       raise UserError(f"{path} is {value}; it must be at least {least}.")
+  for path, (low, high) in _WITHIN.items():
+    value = functools.reduce(getattr, path.split("."), config)
+    if not low <= value < high:  # NaN fails too
+      raise UserError(
+        f"{path} is {value}; it must be at least {low} and below {high}."
+      )
+  if config.retrain.dropout != -1 and not 0 <= config.retrain.dropout < 1:
+    raise UserError(
+      f"retrain.dropout is {config.retrain.dropout}; legal: 0 to below 1, or -1"
+      " for the space's."
+    )
+  for stage in (config.train, config.retrain):
+    name = "train" if stage is config.train else "retrain"
+    if stage.optimizer.warmup_epochs >= stage.epochs:
+      raise UserError(
+        f"{name}.optimizer.warmup_epochs is {stage.optimizer.warmup_epochs:g}"
+        f" of {stage.epochs} epochs; it must be less, or the learning rate"
+        " never reaches its value."
+      )
+    if stage.optimizer.nesterov and stage.optimizer.name != "sgd":
+      raise UserError(
+        f"{name}.optimizer.nesterov=true is for sgd, not"
+        f" {stage.optimizer.name}."
+      )
+  epochs = config.ranking.epochs
+  if 0 < epochs <= config.retrain.optimizer.warmup_epochs:
+    raise UserError(
+      f"ranking.epochs is {epochs}; it must exceed"
+      " retrain.optimizer.warmup_epochs,"
+      f" {config.retrain.optimizer.warmup_epochs:g}."
+    )
   if config.ranking.n_archs in (1, 2):
     raise UserError(
       f"ranking.n_archs is {config.ranking.n_archs}; a rank correlation needs"

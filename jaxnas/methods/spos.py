@@ -18,14 +18,15 @@ import dataclasses
 from jaxnas.methods.base import Method
 from jaxnas.methods.setup import Setup
 from jaxnas.search import Searcher, make_searcher
-from jaxnas.training import PathSampler, make_sampler, uniform
+from jaxnas.training import PathSampler, make_sampler
 
 
 def sampler(setup: Setup) -> PathSampler:
   """One uniform path a step."""
-  if setup.config.train.sampler == "auto":
-    return uniform(setup.space, 1)
-  return make_sampler(setup.config.train, setup.space)
+  config = setup.config.train
+  if config.sampler == "auto":
+    config = dataclasses.replace(config, sampler="spos")
+  return make_sampler(config, setup.space)
 
 
 def searcher(setup: Setup) -> Searcher:

@@ -4,6 +4,7 @@
 wherever `jax.export` does, without jaxnas; `predict.py` beside it shows how.
 """
 
+import io
 import json
 import os
 import subprocess
@@ -35,6 +36,7 @@ In Python:
     logits = predict.load()(images)         # float32 [n, classes]
 """
 
+import io
 import json
 import pathlib
 import sys
@@ -126,14 +128,20 @@ def export_network(
       "input": f"uint8 [n, {h}, {w}, {c}]",
     },
   )
-  np.savez(folder / "weights.npz", **flatten(variables))
+  _save(folder / "weights.npz", flatten(variables))
   # On the CPU, as in the fresh process: one accelerator seldom serves two
   # processes, and its products round differently.
   with jax.default_device(jax.local_devices(backend="cpu")[0]):
     logits = np.asarray(jax.jit(predict)(images))
-  np.savez(folder / "check.npz", images=images, logits=logits)
+  _save(folder / "check.npz", {"images": images, "logits": logits})
   write_atomic(folder / "predict.py", PREDICT)
   return _check(folder, logits)
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+  buffer = io.BytesIO()
+  np.savez(buffer, **arrays)
+  write_atomic(path, buffer.getvalue())
 
 
 def _check(folder: Path, logits: np.ndarray) -> float:

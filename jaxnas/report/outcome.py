@@ -91,7 +91,9 @@ def _tiles(run: Run) -> str:
     ("test accuracy", say.percent(test), test_note, " main"),
     (
       "stand-alone accuracy", say.percent(metrics.get("standalone_accuracy")),
-      "trained from scratch, validation split", "",
+      "trained on from inherited weights, validation split"
+      if run.result.get("retrained_from") == "inherited"
+      else "trained from scratch, validation split", "",
     ),
     (
       "supernet accuracy", say.percent(metrics.get("supernet_accuracy")),

@@ -14,7 +14,7 @@ Tree = Any
 def make_schedule(
   config: OptimizerConfig, n_steps: int, steps_per_epoch: int
 ) -> optax.Schedule:
-  """Linear warm-up from 0, then cosine to the final value at the last step."""
+  """Linear warm-up from 0, then cosine to the final value after the last."""
   warmup = round(config.warmup_epochs * steps_per_epoch)
   peak = config.learning_rate
   cosine = optax.cosine_decay_schedule(

@@ -93,12 +93,18 @@ def make_sampler(config: TrainConfig, space: Space) -> PathSampler:
   """Builds the sampler that the config names.
 
   Raises:
-    UserError: if `paths` is set for a sampler that fixes it itself.
+    UserError: if `paths` or `pad_unequal` is set for a sampler that has no
+      use for it.
   """
   if config.sampler in ("fair", "spos") and config.paths:
     raise UserError(
       f"train.paths={config.paths} means nothing to sampler {config.sampler!r},"
       " which fixes the number of paths; leave it at 0."
+    )
+  if config.pad_unequal and config.sampler != "fair":
+    raise UserError(
+      f"train.pad_unequal=true means nothing to sampler {config.sampler!r}; it"
+      " is for sampler 'fair'."
     )
   k = config.paths or int(space.n_choices.max())
   match config.sampler:
