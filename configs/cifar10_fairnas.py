@@ -4,8 +4,8 @@
 
 Data: `tfds:cifar10`, prepared once as array_record (README, "Your own data"),
 or `--data folder:PATH` / `--data npz:PATH`. Meant for one accelerator or more;
-not run in full by us, so no score is promised. `quicktest` takes 2,000 images
-and a few steps.
+not run in full by us, so neither score nor wall time is promised. `quicktest`
+takes at most 2,000 images and a few steps.
 """
 
 import dataclasses

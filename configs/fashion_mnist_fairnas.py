@@ -4,8 +4,9 @@
 
 Data: the four idx files, by default where Debian's `dataset-fashion-mnist`
 puts them; else `--data idx:FOLDER`, or `--data tfds:fashion_mnist`. Meant for
-one accelerator; not run in full by us, so no score is promised. `quicktest`
-takes 2,000 images and a few steps.
+one accelerator; not run in full by us, so neither score nor wall time is
+promised. `quicktest` takes 2,000 images and a few steps, 6 min 39 s on 2 CPU
+cores, mostly compiling.
 """
 
 import dataclasses

@@ -182,6 +182,16 @@ def markdown(result: dict) -> str:
   ]
   for arm, taus in result["even_13"].items():
     lines.append(f"| {arm} | " + " | ".join(text(t) for t in taus) + " |")
+  lines += [
+    "",
+    "| stand-alone accuracies | lowest | lower quartile | median"
+    " | upper quartile | highest |",
+    "| --- | --- | --- | --- | --- | --- |",
+  ]
+  for seed, truth in zip(result["seeds"], result["truth"], strict=True):
+    spread = np.percentile(truth, [0, 25, 50, 75, 100])
+    cells = " | ".join(f"{v:.3f}" for v in spread)
+    lines.append(f"| seed {seed} | {cells} |")
   return "\n".join(lines) + "\n"
 
 
