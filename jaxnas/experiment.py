@@ -51,7 +51,7 @@ from jaxnas.writer import read_json, write_csv, write_json
 
 log = logging.getLogger("jaxnas")
 
-# Among archs of equal accuracy the lower loss wins, then the cheaper one.
+# Of the front, by accuracy; among equals the lower loss wins, then the cheaper.
 SELECTION = ("accuracy", "-loss", "-macs")
 
 
@@ -128,20 +128,25 @@ class Experiment:
     searcher = self.method.searcher(setup)
     found, seconds = search_archs(setup, searcher, objective)
     archive = found["archive"]
-    winner = single_best(archive, SELECTION, setup.budget)
-    index = archive["archs"].index(winner.tolist())
     front = pareto_front(found, setup.space, searcher.objectives)
+    rows = sorted(front.index.tolist())
+    metrics = archive["metrics"].items()
+    # Off the front, some arch is better in one objective and worse in none.
+    candidates = {
+      "archs": [archive["archs"][i] for i in rows],
+      "metrics": {name: [values[i] for i in rows] for name, values in metrics},
+    }
+    winner = single_best(candidates, SELECTION, setup.budget)
+    index = archive["archs"].index(winner.tolist())
     with open(self.workdir / "archs.csv", newline="") as file:
       table = list(csv.DictReader(file))
-    write_csv(
-      self.workdir / "pareto.csv", [table[i] for i in sorted(front.index)]
-    )
+    write_csv(self.workdir / "pareto.csv", [table[i] for i in rows])
     picked = pick_equispaced(front, setup.config.search.front)
     result = {
       "arch": setup.space.to_string(winner),
       "choices": setup.space.choice_names(winner),
       "evaluated": len(archive_archs(found, setup.space)),
-      **{name: values[index] for name, values in archive["metrics"].items()},
+      **{name: values[index] for name, values in metrics},
       "bn_mode": setup.config.score.bn_mode,
       "front": [
         {

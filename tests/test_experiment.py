@@ -200,6 +200,10 @@ def test_archs_front_and_winner_keep_the_budget(finished, config):
   assert result["metrics"]["supernet_accuracy"] == best
   assert result["metrics"]["macs"] == int(winner["macs"])
   front = {r["arch"] for r in table(finished / "pareto.csv")}
+  assert result["arch"] in front
+  rivals = [r for r in rows if r["arch"] in front
+            and float(r["accuracy"]) == best]  # fmt: skip
+  assert float(winner["loss"]) == min(float(r["loss"]) for r in rivals)
   assert front == {
     r["arch"] for r in rows
     if not any(

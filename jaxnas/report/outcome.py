@@ -206,6 +206,13 @@ def _standing(run: Run, limits: dict[str, float]) -> str:
     if above
     else "none has a higher supernet accuracy than the chosen one."
   )
+  equal = sum(e.accuracy == accuracy for e in unique) - 1
+  if equal > 0 and not above:
+    verb = "has" if equal == 1 else "have"
+    text += (
+      f" {equal:,} more {verb} the same; among equals on the front the lowest"
+      " validation loss decides."
+    )
   if run.front:
     on = any(_same(e.arch, winner) for e in run.front)
     text += (

@@ -113,6 +113,22 @@ def compare(
   return "worse" if backed or supernet.high < baseline.low else "undecided"
 
 
+def judge(
+  supernet: Estimate, baseline: Estimate, gain: Estimate | None
+) -> Literal["better", "worse", "undecided"]:
+  """As `compare`, but by the paired difference where there is one.
+
+  Both taus come from the same networks, so their difference is known better
+  than either. It says nothing of a baseline that orders archs backwards, which
+  `compare` takes by magnitude.
+  """
+  if gain is None or not baseline.value >= 0:
+    return compare(supernet, baseline)
+  if gain.low > 0:
+    return "better"
+  return "worse" if gain.high < 0 else "undecided"
+
+
 _COMPARED = {
   "better": "The supernet ranks better than {name} alone",
   "worse": "The supernet ranks worse than {name} alone",
@@ -122,6 +138,11 @@ _WHY = {
   "better": "its interval lies above the other's",
   "worse": "its interval lies below the other's",
   "undecided": "their intervals do not separate them, so nothing is claimed",
+}
+_PAIRED = {
+  "better": "the paired difference lies above zero,",
+  "worse": "the paired difference lies below zero,",
+  "undecided": "the paired difference includes zero, so nothing is claimed,",
 }
 COST_NAMES = {"macs": "MACs", "params": "the number of parameters"}
 
@@ -179,8 +200,11 @@ def ranking_claims(ranking: Mapping) -> tuple[list[str], list[str]]:
     )
   for name, value in (ranking.get("baselines") or {}).items():
     baseline = Estimate.from_json(value)
-    verdict = compare(tau, baseline)
+    paired = value.get("gain") if baseline.value >= 0 else None
+    gain = Estimate.from_json(paired) if paired else None
+    verdict = judge(tau, baseline, gain)
     text = _COMPARED[verdict].format(name=COST_NAMES.get(name, name))
     sign = ", taken by magnitude" if baseline.value < 0 else ""
-    claims.append(f"{text} (τ-b {baseline}{sign}): {_WHY[verdict]}.")
+    why = _WHY[verdict] if gain is None else f"{_PAIRED[verdict]} {gain}"
+    claims.append(f"{text} (τ-b {baseline}{sign}): {why}.")
   return warnings, claims

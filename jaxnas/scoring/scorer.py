@@ -14,6 +14,7 @@ from jaxnas.data import Dataset, Split, eval_batches
 from jaxnas.data.augment import normalize
 from jaxnas.errors import UserError
 from jaxnas.nets import Fleet, PathSupernet
+from jaxnas.nets.losses import correct, cross_entropy
 from jaxnas.sharding import RULES, Placement
 
 Tree = Any
@@ -87,17 +88,8 @@ def check_score(config: ScoreConfig, net: NetConfig) -> None:
 
 
 def measure(logits: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Correctness `bool[..., B]` and loss in nats `float32[..., B]`.
-
-  A prediction with a NaN counts as wrong.
-  """
-  hit = (jnp.argmax(logits, -1) == y) & jnp.isfinite(logits).all(-1)
-  chosen = jnp.take_along_axis(
-    jax.nn.log_softmax(logits),
-    jnp.broadcast_to(y, logits.shape[:-1])[..., None],
-    -1,
-  )
-  return hit, -chosen[..., 0]
+  """Correctness `bool[..., B]` and loss in nats `float32[..., B]`."""
+  return correct(logits, y), cross_entropy(logits, y)
 
 
 def merge_stats(batches: Tree) -> Tree:
@@ -158,11 +150,6 @@ class Scorer:
       calibration, data, config.batch_size, placement
     )
     self._program = self._compile()
-
-  @property
-  def n_images(self) -> int:
-    """Validation images behind each score."""
-    return self._images.n
 
   def __call__(
     self, variables: Variables, archs: np.ndarray, per_example: bool = False

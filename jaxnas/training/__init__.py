@@ -1,7 +1,6 @@
-"""Training: path samplers, losses, optimisers, jitted steps, the loop."""
+"""Training: path samplers, optimisers, jitted steps, the loop."""
 
 from jaxnas.training.loop import Schedule, fit
-from jaxnas.training.losses import correct, cross_entropy
 from jaxnas.training.optimizers import make_optimizer, make_schedule
 from jaxnas.training.samplers import (
   PathSampler,
@@ -20,7 +19,7 @@ from jaxnas.training.step import (
 )
 
 __all__ = [
-  "Feed", "PathSampler", "Schedule", "TrainState", "correct", "cross_entropy",
+  "Feed", "PathSampler", "Schedule", "TrainState",
   "fit", "held_uniform", "init_state", "make_fleet_step", "make_optimizer",
   "make_sampler", "make_schedule", "make_supernet_step", "paths_in_flight",
   "strict_fair",

@@ -14,8 +14,8 @@ from jaxnas.config import AugmentConfig, RetrainConfig, TrainConfig
 from jaxnas.data.augment import augment, normalize
 from jaxnas.errors import UserError
 from jaxnas.nets import Fleet, PathSupernet, blend_stats, group_names
+from jaxnas.nets.losses import correct, cross_entropy
 from jaxnas.sharding import Placement
-from jaxnas.training.losses import correct, cross_entropy
 from jaxnas.training.optimizers import freeze_unused
 from jaxnas.training.samplers import PathSampler
 

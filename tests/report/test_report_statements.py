@@ -77,6 +77,37 @@ def claims(supernet, other):
   return say.ranking_claims(ranking)[1][-1]
 
 
+@given(INTERVALS, INTERVALS, INTERVALS)
+def test_paired_differences_decide_where_there_are_any(supernet, other, gain):
+  verdict = say.judge(supernet, other, gain)
+  if other.value < 0:  # a backwards order counts by its magnitude
+    assert verdict == say.compare(supernet, other)
+  else:
+    assert (verdict == "better") == (gain.low > 0)
+    assert (verdict == "worse") == (gain.high < 0)
+  assert say.judge(supernet, other, None) == say.compare(supernet, other)
+
+
+def test_a_paired_difference_is_shown():
+  ranking = {
+    "n": 24,
+    "kendall_tau_b": {"value": 0.4, "low": 0.1, "high": 0.6},
+    "baselines": {
+      "macs": {
+        "value": 0.1,
+        "low": -0.1,
+        "high": 0.3,
+        "gain": {"value": 0.3, "low": 0.05, "high": 0.5},
+      }
+    },
+  }
+  text = say.ranking_claims(ranking)[1][-1]
+  assert "ranks better than MACs alone" in text
+  assert "0.300 [0.050, 0.500]" in text
+  ranking["baselines"]["macs"]["gain"]["low"] = -0.01
+  assert "nothing is claimed" in say.ranking_claims(ranking)[1][-1]
+
+
 @given(INTERVALS)
 def test_a_warning_appears_when_the_interval_includes_zero(tau):
   ranking = {

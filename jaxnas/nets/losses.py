@@ -1,4 +1,4 @@
-"""Classification loss."""
+"""What a prediction is worth: the same rules for training and scoring."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ def cross_entropy(
 
   Args:
     logits: `float32[..., n_classes]`.
-    labels: `int32[...]`.
+    labels: `int32[...]`, broadcast against leading axes of `logits`.
     smoothing: share of the target spread evenly over all classes.
 
   Returns:
