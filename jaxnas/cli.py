@@ -10,6 +10,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from jaxnas.bench.options import (
+  KernelOptions,
+  Options,
+  ScoreOptions,
+  TrainOptions,
+)
 from jaxnas.errors import RunError, UserError
 from jaxnas.printing import text
 from jaxnas.writer import to_json
@@ -82,6 +88,9 @@ class Score(Stage):
   archs: list[str] = dataclasses.field(default_factory=list)
   """Archs (`2-0-3`, `203`, a preset) or files: CSV with a column `arch`, or
   one arch a line."""
+  race: float | None = None
+  """Drop archs that are surely not the best on growing parts of the images;
+  the probability of dropping the best, such as 0.05. Default `score.race`."""
 
 
 @dataclasses.dataclass
@@ -118,6 +127,23 @@ class List:
   """Print one JSON object on stdout."""
 
 
+@dataclasses.dataclass
+class Bench:
+  """Speed and memory on this machine, as ratios from one run."""
+
+  what: Annotated[
+    Annotated[ScoreOptions, tyro.conf.subcommand("score")]
+    | Annotated[TrainOptions, tyro.conf.subcommand("train")]
+    | Annotated[KernelOptions, tyro.conf.subcommand("kernels")],
+    tyro.conf.arg(name=""),
+  ]
+
+  @property
+  def json(self) -> bool:
+    """Whether to print JSON."""
+    return self.what.json
+
+
 Command = (
   Annotated[Run, tyro.conf.subcommand("run")]
   | Annotated[Train, tyro.conf.subcommand("train")]
@@ -127,6 +153,7 @@ Command = (
   | Annotated[Export, tyro.conf.subcommand("export")]
   | Annotated[Report, tyro.conf.subcommand("report")]
   | Annotated[Score, tyro.conf.subcommand("score")]
+  | Annotated[Bench, tyro.conf.subcommand("bench")]
   | Annotated[Cost, tyro.conf.subcommand("cost")]
   | Annotated[List, tyro.conf.subcommand("list")]
 )
@@ -174,6 +201,8 @@ def _call(command) -> dict:
     return _list(command.what)
   if isinstance(command, Cost):
     return _cost(command)
+  if isinstance(command, Bench):
+    return _bench(command.what)
   return _stage(command)
 
 
@@ -201,7 +230,8 @@ def _stage(command: Stage) -> dict:
   experiment = Experiment(config, command.workdir)
   verb = type(command).__name__.lower()
   if isinstance(command, Score):
-    return experiment.score(_read_archs(command.archs, experiment.setup.space))
+    archs = _read_archs(command.archs, experiment.setup.space)
+    return experiment.score(archs, command.race)
   if isinstance(command, Rank):
     return experiment.rank(command.truth)
   if isinstance(command, Export):
@@ -242,6 +272,20 @@ def _read_archs(given: list[str], space):
   if not archs:
     raise UserError("no archs given; use --archs 2-0-3 or --archs FILE.")
   return np.stack(archs)
+
+
+def _bench(options: Options) -> dict:
+  # The compilation cache stays off: compile times are part of the result.
+  from jaxnas.memory import keep_freed_memory
+
+  keep_freed_memory()
+  if isinstance(options, ScoreOptions):
+    from jaxnas.bench.score import bench_score as run
+  elif isinstance(options, TrainOptions):
+    from jaxnas.bench.train import bench_train as run
+  else:
+    from jaxnas.bench.kernels import bench_kernels as run
+  return run(options)
 
 
 def _cost(command: Cost) -> dict:

@@ -174,11 +174,23 @@ class ScoreConfig:
     calibration_images: training images (unaugmented, fixed) that give the
       statistics of `recalibrate`.
     batch_size: images scored at once.
+    engine: how candidates are computed; all give the same scores. `wavefront`
+      computes each distinct prefix once, `routed` a block of candidates in one
+      program, `serial` one candidate after the other; `auto` takes `wavefront`
+      on CPU and `routed` elsewhere.
+    max_live_bytes: bound on the activations that the engine keeps.
+    race: above 0, the command `score` drops archs that are surely not the most
+      accurate of those given, on growing parts of the validation images; the
+      bound on the probability that it drops the most accurate one. Searches
+      never race.
   """
 
   bn_mode: BnMode = "recalibrate"
   calibration_images: int = 512
   batch_size: int = 512
+  engine: Literal["auto", "wavefront", "routed", "serial"] = "auto"
+  max_live_bytes: int = 1 << 31
+  race: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

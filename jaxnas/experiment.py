@@ -5,6 +5,7 @@ of the stages before it, so stages can run in one process or in many.
 """
 
 import csv
+import dataclasses
 import logging
 import platform
 import time
@@ -19,6 +20,7 @@ import jaxnas
 from jaxnas.config import ExperimentConfig, fingerprint, to_json
 from jaxnas.costs import format_count, supernet_params
 from jaxnas.errors import UserError, unknown
+from jaxnas.memory import keep_freed_memory
 from jaxnas.methods import (
   check_inherited,
   fleet_batches,
@@ -38,7 +40,12 @@ from jaxnas.methods import (
 )
 from jaxnas.nets import PlainNetwork, export_network
 from jaxnas.report import report as write_report
-from jaxnas.scoring import FleetEvaluator, compare_rankings
+from jaxnas.scoring import (
+  FleetEvaluator,
+  check_score,
+  compare_rankings,
+  race_archs,
+)
 from jaxnas.search import (
   archive_archs,
   parse_objective,
@@ -71,6 +78,7 @@ class Experiment:
   """
 
   def __init__(self, config: ExperimentConfig, workdir: Path) -> None:
+    keep_freed_memory()
     self.config, self.workdir = config, Path(workdir)
     self.method = get_method(config.method)
     self._claim()
@@ -299,16 +307,27 @@ class Experiment:
     """
     return {"stage": "report", "path": str(write_report(self.workdir))}
 
-  def score(self, archs: np.ndarray) -> dict:
+  def score(self, archs: np.ndarray, race: float | None = None) -> dict:
     """Supernet metrics and costs of given archs.
 
     Args:
       archs: `int32[n, L]`.
+      race: error probability of a race, 0 for none; default `score.race`.
 
     Returns:
-      `bn_mode`, `images` and one row per arch.
+      `bn_mode`, `images` and one row per arch. With a race also what it cost,
+      under `race`; survivors then come first, the most accurate at the top,
+      and archs that were dropped have no metrics, which nothing could be
+      compared with, but the number of images that they saw.
     """
     setup = self.setup
+    if race is None:
+      race = self.config.score.race
+    check_score(
+      dataclasses.replace(self.config.score, race=race), self.config.net
+    )
+    if race:
+      return self._race(archs, race)
     state = load_supernet(setup, self.sampler)
     metrics = supernet_objective(setup, state.variables)(archs)
     return {
@@ -339,6 +358,52 @@ class Experiment:
     return read_json(self.workdir / "result.json")
 
   # Inside -------------------------------------------------------------------
+
+  def _race(self, archs: np.ndarray, error: float) -> dict:
+    setup, scorer = self.setup, self.setup.scorer()
+    state = load_supernet(setup, self.sampler)
+    names = [setup.space.to_string(arch) for arch in archs]
+    # The promise is for archs that were chosen before the order: what one race
+    # has shown must not decide who takes part in the next with the same order.
+    found, metrics = race_archs(
+      scorer, state.variables, archs, error,
+      order_seed=setup.seed(" ".join(["race", *sorted(set(names))])),
+    )  # fmt: skip
+    distinct = found.plain_evaluations // scorer.n_images
+    if distinct > 1 and len(found.rungs) == 1:
+      log.warning(
+        "a race begins with one batch of images, and score.batch_size=%d holds"
+        " all %d: nothing was saved.",
+        self.config.score.batch_size, scorer.n_images,
+      )  # fmt: skip
+    costs = {name: table(archs) for name, table in setup.costs.items()}
+    best = np.lexsort((metrics["loss"], -metrics["accuracy"], -found.images))
+    return {
+      "bn_mode": scorer.bn_mode,
+      "images": scorer.n_images,
+      "race": {
+        "archs": distinct,
+        "error": error,
+        "rungs": list(found.rungs),
+        "remaining": list(found.remaining),
+        "evaluations": found.evaluations,
+        "plain_evaluations": found.plain_evaluations,
+        "saved": 1 - found.evaluations / found.plain_evaluations,
+      },
+      "archs": [
+        {
+          "arch": names[i],
+          "status": "survived" if found.alive[i] else "dropped",
+          "images": int(found.images[i]),
+          **{
+            name: values[i].item() if found.alive[i] else None
+            for name, values in metrics.items()
+          },
+          **{name: values[i].item() for name, values in costs.items()},
+        }
+        for i in best
+      ],
+    }
 
   def _claim(self) -> None:
     """Refuses another config's directory."""

@@ -33,22 +33,39 @@ def _list_text(result: dict) -> str:
 
 
 def _score_text(result: dict) -> str:
+  race = _race_text(result["race"]) if "race" in result else ""
   return (
     f"supernet metrics on {result['images']} validation images, batch norm:"
-    f" {result['bn_mode']}\n{_table(result['archs'])}"
+    f" {result['bn_mode']}\n{race}{_table(result['archs'])}"
+  )
+
+
+def _race_text(race: dict) -> str:
+  rungs = ", ".join(
+    f"{left} after {seen}"
+    for seen, left in zip(race["rungs"], race["remaining"], strict=True)
+  )
+  return (
+    f"race of {race['archs']} distinct archs; left: {rungs} images\n"
+    f"{race['evaluations']:,} of {race['plain_evaluations']:,} evaluations"
+    f" ({race['saved']:.1%} saved); the most accurate arch is dropped with a"
+    f" probability of at most {race['error']:g}\n"
   )
 
 
 def _table(rows: list[dict]) -> str:
-  cells = [list(rows[0])] + [
-    [f"{v:.4f}" if isinstance(v, float) else f"{v}" for v in row.values()]
-    for row in rows
-  ]
+  cells = [list(rows[0])] + [[_cell(v) for v in row.values()] for row in rows]
   widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
   return "\n".join(
     "  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True))
     for row in cells
   )
+
+
+def _cell(value: object) -> str:
+  if value is None:
+    return "-"
+  return f"{value:.4f}" if isinstance(value, float) else f"{value}"
 
 
 def _cost_text(result: dict) -> str:
@@ -102,7 +119,166 @@ def _run_text(result: dict, workdir: Path) -> str:
   )
 
 
+def _bench_text(result: dict) -> str:
+  m = result["machine"]
+  title = (
+    f"bench {result['bench']} on space {result['space']}"
+    f" ({result['layers']} layers), {result['precision']}\n"
+    f"{m['n_devices']} x {m['device']}, {m['cores']} cores ({m['processor']}),"
+    f" jax {m['jax']}; medians of {result['repeats']} rounds [min .. max]"
+  )
+  return f"{title}\n\n{_BENCHES[result['bench']](result)}"
+
+
+def _bench_score_text(result: dict) -> str:
+  rows, memory, compared = [], [], []
+  for row in result["sets"]:
+    serial, engine, scores = row["serial"], row["engine"], row["scores"]
+    rows.append(
+      {
+        "set": row["set"],
+        "n": row["n"],
+        "nodes": f"{row['nodes']['computed']:,}",
+        "of naive": f"{row['nodes']['share']:.1%}",
+        "serial s": _spread(serial["seconds"]),
+        "engine s": _spread(engine["seconds"]),
+        "archs/s": f"{engine['candidates_per_second']:.1f}",
+        "ratio": _spread(row["ratio"]),
+        "with compiling": f"{row['total_ratio']:.2f}",
+        "compiled for a 2nd set": row["compilations_second_set"],
+      }
+    )
+    compared.append(
+      f"{row['set']}: {scores['compared']} candidates compared, losses differ"
+      f" by at most {scores['largest_loss_difference']:.2g},"
+      f" {scores['unequal_accuracies']} accuracies differ"
+      + ("" if scores["agree"] else "; THE ARMS DISAGREE")
+    )
+    memory += [
+      {"set": row["set"], "arm": arm, **_costs(row[arm])}
+      for arm in ("serial", "engine")
+    ]
+  parts = [
+    "\n".join(compared),
+    f"engine {result['engine']}, {result['calibration_images']} calibration and"
+    f" {result['validation_images']} validation images; the serial arm times"
+    f" {result['serial_sample']} random candidates of each set, scaled\n"
+    + _table(rows),
+    _table(memory),
+    _peak_of(result["sets"][0]["engine"]),
+  ]
+  if result["growth"]:
+    growth = [
+      {
+        "set": row["set"],
+        "n": row["n"],
+        "of naive": f"{row['nodes_share']:.1%}",
+        "engine s": _spread(row["seconds"]),
+        "archs/s": f"{row['candidates_per_second']:.1f}",
+        "compiled": row["compilations"],
+      }
+      for row in result["growth"]
+    ]
+    parts.append(_table(growth))
+  return "\n\n".join(parts)
+
+
+def _bench_train_text(result: dict) -> str:
+  rows, memory, compared = [], [], []
+  for row in result["batches"]:
+    step, routed, serial = row["step"], row["routed"], row["serial"]
+    rows.append(
+      {
+        "batch": row["batch_size"],
+        "serial s": _spread(serial["seconds"]),
+        "routed s": _spread(routed["seconds"]),
+        "images/s": f"{routed['images_per_second']:.1f}",
+        "ratio": _spread(row["ratio"]),
+      }
+    )
+    compared.append(
+      f"batch {row['batch_size']}: loss {step['routed']['loss']:.6f} routed,"
+      f" {step['serial']['loss']:.6f} serial; weights differ by at most"
+      f" {step['largest_weight_difference']:.2g}"
+      + ("" if step["agree"] else "; THE ARMS DISAGREE")
+    )
+    memory += [
+      {"batch": row["batch_size"], "arm": arm, **_costs(row[arm])}
+      for arm in ("serial", "routed")
+    ]
+  return "\n\n".join(
+    (
+      "\n".join(compared),
+      f"one strict-fair step of {result['paths']} paths, remat"
+      f" {'on' if result['remat'] else 'off'}\n{_table(rows)}",
+      _table(memory),
+      _peak_of(result["batches"][0]["routed"]),
+    )
+  )
+
+
+def _bench_kernels_text(result: dict) -> str:
+  rows = [
+    {
+      **{k: row[k] for k in ("kind", "size", "channels", "kernel", "stride",
+                             "uses", "form")},
+      "forward ms": _spread(row["forward"], 1e3),
+      "x xla": f"{row['forward_ratio']:.2f}",
+      "both ms": _spread(row["both"], 1e3),
+      "both x xla": f"{row['both_ratio']:.2f}",
+      "differs by": f"{row['largest_difference']:.1e}",
+    }
+    for row in result["rows"]
+  ]  # fmt: skip
+  totals = [
+    {
+      "kind": row["kind"],
+      "form": row["form"],
+      "forward ms": f"{row['forward'] * 1e3:.1f}",
+      "x xla": f"{row['forward_ratio']:.2f}",
+      "both ms": f"{row['both'] * 1e3:.1f}",
+      "both x xla": f"{row['both_ratio']:.2f}",
+    }
+    for row in result["totals"]
+  ]
+  return (
+    f"batch of {result['batch_size']}; both: forward and backward\n"
+    f"{_table(rows)}\n\nall choices of all layers once\n{_table(totals)}"
+  )
+
+
+def _spread(value: dict, scale: float = 1.0) -> str:
+  median, low, high = (value[k] * scale for k in ("median", "min", "max"))
+  return f"{median:.4g} [{low:.3g} .. {high:.3g}]"
+
+
+def _costs(arm: dict) -> dict:
+  """Columns for what an arm takes beyond its time."""
+  setup, program = arm["setup"], arm["largest_program"]
+  return {
+    "set-up s": f"{setup['seconds']:.2f}",
+    "of it compiler": f"{setup['compile_seconds']:.2f}",
+    "programs": setup["compilations"],
+    "largest program MiB": f"{program['total'] / 2**20:.1f}" if program else "",
+    "peak MiB": f"{arm['peak']['bytes'] / 2**20:.1f}",
+  }
+
+
+def _peak_of(arm: dict) -> str:
+  return (
+    "set-up: tracing and compiling in the first call; largest program: its"
+    " arguments, outputs and temporaries, if any was compiled; peak:"
+    f" {arm['peak']['of']}."
+  )
+
+
+_BENCHES: dict[str, Callable[[dict], str]] = {
+  "kernels": _bench_kernels_text,
+  "score": _bench_score_text,
+  "train": _bench_train_text,
+}
 _WRITERS: dict[str, Callable[[dict], str]] = {
+  "bench": _bench_text,
   "cost": _cost_text,
   "list": _list_text,
   "rank": _rank_text,

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from jaxnas import cli, printing
+from jaxnas.bench.options import KernelOptions, ScoreOptions, TrainOptions
 from jaxnas.cli import main
 from jaxnas.config import load_config, override, to_json
 from jaxnas.errors import RunError
@@ -135,6 +136,36 @@ def test_list_of_configs(call, repo):
     assert row["name"] in call("list", "configs")
 
 
+# Benchmarks ----------------------------------------------------------------
+
+
+def test_bench_prints_one_json_object(call, repo):
+  space = repo / "tests" / "bench" / "bench_space.py"
+  args = ("bench", "score", "--space", space, "--sets", "uniform:3",
+          "--repeats", 1)  # fmt: skip
+  out = call(*args, "--json")
+  assert out.count("\n") == 1
+  value = json.loads(out)
+  assert value["bench"] == "score"
+  assert value["sets"][0]["scores"]["agree"]
+  assert value["sets"][0]["ratio"]["median"] > 0
+  assert value["machine"]["platform"]
+  assert "bench score on space bench-tiny" in call(*args)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "part"),
+  [
+    (["score", "--sets", "segmnt"], "Did you mean 'segment'"),
+    (["score", "--repeats", "0"], "--repeats is 0"),
+    (["train", "--batch-sizes", "0"], "--batch-sizes is 0"),
+    (["kernels", "--space", "fairnaz"], "Did you mean 'fairnas'"),
+  ],
+)
+def test_unusable_benchmarks(arguments, part, fails):
+  assert part in fails("bench", *arguments)
+
+
 # Help ---------------------------------------------------------------------
 
 
@@ -153,11 +184,29 @@ def test_help_names_every_flag_and_says_what_it_does(verb, capsys):
   assert " ".join(summary[:3]) in " ".join(text.split())
 
 
+@pytest.mark.parametrize(
+  ("what", "options"),
+  [
+    ("score", ScoreOptions),
+    ("train", TrainOptions),
+    ("kernels", KernelOptions),
+  ],
+)
+def test_help_of_the_benchmarks(what, options, capsys):
+  with pytest.raises(SystemExit) as caught:
+    main(["bench", what, "--help"])
+  assert caught.value.code in (0, None)
+  text = capsys.readouterr().out
+  for field in dataclasses.fields(options):
+    assert f"--{field.name.replace('_', '-')}" in text
+  assert options.__doc__.splitlines()[0] in text
+
+
 def test_help_lists_every_verb(capsys):
   with pytest.raises(SystemExit):
     main(["--help"])
   text = capsys.readouterr().out
-  for verb in VERBS:
+  for verb in (*VERBS, "bench"):
     assert verb in text
 
 

@@ -5,7 +5,6 @@ paths. Convolutions treat it as more batch; batch norm keeps statistics of each
 path apart, which is what supernet training needs.
 """
 
-import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.nets import initial
+from jaxnas.nets.kernels import dense_conv, depthwise_conv
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "relu": jax.nn.relu,
@@ -20,146 +20,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "swish": jax.nn.silu,
   "none": lambda x: x,
 }
-
-
-def _taps(x: jax.Array, kernel: int, stride: int) -> list[jax.Array]:
-  """The `kernel^2` shifted views of x, padded by kernel // 2."""
-  h, w = x.shape[-3:-1]
-  pad = kernel // 2
-  widths = [(0, 0)] * (x.ndim - 3) + [(pad, pad), (pad, pad), (0, 0)]
-  padded = jnp.pad(x, widths)
-  return [
-    padded[..., i : i + h : stride, j : j + w : stride, :]
-    for i in range(kernel)
-    for j in range(kernel)
-  ]
-
-
-def _xla_conv(x, kernel, stride, groups):
-  """Convolution through XLA; kernel `[k, k, in / groups, out]`."""
-  pad = kernel.shape[0] // 2
-  y = jax.lax.conv_general_dilated(
-    x.reshape((-1, *x.shape[-3:])), kernel, (stride, stride),
-    [(pad, pad), (pad, pad)], dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    feature_group_count=groups,
-  )  # fmt: skip
-  return y.reshape(x.shape[:-3] + y.shape[1:])
-
-
-def _depthwise_taps(x, kernel, stride):
-  k, _, channels = kernel.shape
-  weights = kernel.reshape(k * k, channels)
-  taps = _taps(x, k, stride)
-  return functools.reduce(
-    jnp.add, (tap * weights[i] for i, tap in enumerate(taps))
-  )
-
-
-def _depthwise_taps_transpose(x, kernel, g, stride):
-  """Gradients of `_depthwise_taps` in x and kernel."""
-  by_input = functools.partial(_depthwise_taps, kernel=kernel, stride=stride)
-  k = kernel.shape[0]
-
-  # One image at a time, accumulating: a single reduction over the whole batch
-  # for each tap streams the activations from memory k^2 times. In float32, as
-  # a bfloat16 sum of some hundred images stops growing.
-  def add_image(total, image):
-    inputs, grads = (a.astype(jnp.float32) for a in image)
-    taps = _taps(inputs, k, stride)
-    return total + jnp.stack([(t * grads).sum((0, 1)) for t in taps]), None
-
-  def flat(a):
-    return a.reshape((-1, *a.shape[-3:]))
-
-  zero = jnp.zeros((k * k, kernel.shape[-1]), jnp.float32)
-  total, _ = jax.lax.scan(add_image, zero, (flat(x), flat(g)))
-  by_kernel = total.reshape(kernel.shape).astype(kernel.dtype)
-  return jax.vjp(by_input, x)[1](g)[0], by_kernel
-
-
-def _depthwise_xla(x, kernel, stride):
-  return _xla_conv(x, kernel[:, :, None, :], stride, x.shape[-1])
-
-
-def _dense_taps(x, kernel, stride):
-  # One product over gathered taps: a stack of networks batches well, where
-  # XLA would turn stacked kernels into a grouped convolution.
-  k, _, cin, cout = kernel.shape
-  patches = jnp.concatenate(_taps(x, k, stride), -1)
-  return patches @ kernel.reshape(k * k * cin, cout)
-
-
-def _dense_xla(x, kernel, stride):
-  return _xla_conv(x, kernel, stride, 1)
-
-
-Form = Callable[[jax.Array, jax.Array, int], jax.Array]
-
-
-def _by_platform(
-  on_cpu: Form, elsewhere: Form, on_cpu_transpose: Callable | None = None
-) -> Form:
-  """Joins two forms of one bilinear map; the choice falls at lowering.
-
-  The custom gradient keeps only the two arguments for the backward pass;
-  without it both forms' intermediates would be kept.
-  """
-
-  def transpose(form):
-    # Linear in each argument, so no forward pass is left in there.
-    def run(x, kernel, g, stride):
-      form_at = functools.partial(form, stride=stride)
-      return jax.vjp(form_at, x, kernel)[1](g)
-
-    return run
-
-  def choose(stride, cpu, default, *args):
-    return jax.lax.platform_dependent(
-      *args,
-      cpu=functools.partial(cpu, stride=stride),
-      default=functools.partial(default, stride=stride),
-    )
-
-  @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-  def apply(x, kernel, stride):
-    return choose(stride, on_cpu, elsewhere, x, kernel)
-
-  def forward(x, kernel, stride):
-    return apply(x, kernel, stride), (x, kernel)
-
-  def backward(stride, arguments, g):
-    cpu = on_cpu_transpose or transpose(on_cpu)
-    return choose(stride, cpu, transpose(elsewhere), *arguments, g)
-
-  apply.defvjp(forward, backward)
-  return apply
-
-
-# XLA's CPU backend runs grouped convolutions as a slow generic loop: there a
-# sum over shifted views takes their place.
-_depthwise = _by_platform(
-  _depthwise_taps, _depthwise_xla, _depthwise_taps_transpose
-)
-_dense = _by_platform(_dense_taps, _dense_xla)
-
-
-def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-  """Depthwise convolution with padding k // 2.
-
-  Args:
-    x: `[..., H, W, C]`.
-    kernel: `[k, k, C]`, k odd.
-    stride: 1 or 2.
-
-  Returns:
-    `[..., ceil(H / stride), ceil(W / stride), C]`.
-  """
-  return _depthwise(x, kernel, stride)
-
-
-def dense_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-  """Dense convolution with padding k // 2; kernel `[k, k, C, features]`."""
-  return _dense(x, kernel, stride)
 
 
 class Conv(nn.Module):

@@ -1,79 +1,47 @@
-"""Scores archs with inherited weights: one compiled program for all of them."""
+"""Scores archs with inherited weights, by one of three engines."""
 
-import dataclasses
-import functools
-from typing import Any
+from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec as P
 
-from jaxnas.config import NetConfig, ScoreConfig
+from jaxnas.config import BnMode, NetConfig, ScoreConfig
 from jaxnas.data import Dataset, Split, eval_batches
-from jaxnas.data.augment import normalize
 from jaxnas.errors import UserError
 from jaxnas.nets import Fleet, PathSupernet
 from jaxnas.nets.losses import correct, cross_entropy
-from jaxnas.sharding import RULES, Placement
+from jaxnas.nets.paths import Variables
+from jaxnas.scoring.images import Images, calibration_split
+from jaxnas.scoring.routed import Routed
+from jaxnas.scoring.serial import Serial
+from jaxnas.scoring.trie import Trie, sort_archs
+from jaxnas.scoring.wavefront import Metric, Wavefront
+from jaxnas.sharding import Placement
 
-Tree = Any
-Variables = dict[str, Tree]
+METRICS: dict[str, Metric] = {"accuracy": correct, "loss": cross_entropy}
+ENGINES = {"wavefront": Wavefront, "routed": Routed, "serial": Serial}
 
 
-@dataclasses.dataclass(frozen=True)
-class Images:
-  """Images on the device in equal batches, every one counted exactly once.
+def choose_engine(name: str) -> str:
+  """The engine that a config means.
 
-  Attributes:
-    x: `float32[b, B, H, W, C]`, normalised.
-    y: `int32[b, B]`.
-    mask: `bool[b, B]`, false for padding.
-    n: number of real images.
+  On CPU a node takes far longer than a call, and depth-first order keeps few
+  activations. Elsewhere calls dominate. Across hosts every process must run
+  the same programs, which only the serial engine promises.
   """
-
-  x: jax.Array
-  y: jax.Array
-  mask: jax.Array
-  n: int
-
-  @classmethod
-  def of(
-    cls, split: Split, data: Dataset, batch_size: int, placement: Placement
-  ) -> "Images":
-    """Cuts a split into batches of `batch_size` or the whole, if smaller."""
-    size = min(batch_size, len(split))
-    batches = list(eval_batches(len(split), size))
-    index = np.stack([i for i, _ in batches])
-    x = normalize(split.images[index], data.mean, data.std)
-    mask = np.stack([m for _, m in batches])
-    arrays = placement.put((np.asarray(x), split.labels[index], mask))
-    return cls(*arrays, len(split))
-
-  @property
-  def arrays(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What compiled programs take."""
-    return self.x, self.y, self.mask
-
-
-def calibration_split(data: Dataset, config: ScoreConfig) -> Split:
-  """The fixed training images, unaugmented, that give BN statistics.
-
-  Above one batch, what does not fill a whole batch is left out, so that every
-  batch weighs the same in the merged statistics.
-  """
-  n = min(config.calibration_images, len(data.train))
-  if n > config.batch_size:
-    n -= n % config.batch_size
-  return data.train.take(np.arange(n))
+  if name != "auto":
+    return name
+  if jax.process_count() > 1:
+    return "serial"
+  return "wavefront" if jax.default_backend() == "cpu" else "routed"
 
 
 def check_score(config: ScoreConfig, net: NetConfig) -> None:
   """Checks the values that scoring depends on.
 
   Raises:
-    UserError: for a size below 1, or for `running` when the supernet keeps no
-      running statistics.
+    UserError: for a size below 1, for `running` when the supernet keeps no
+      running statistics, or for a race that cannot be held.
   """
   for name in ("calibration_images", "batch_size"):
     if getattr(config, name) < 1:
@@ -85,32 +53,22 @@ def check_score(config: ScoreConfig, net: NetConfig) -> None:
       "score.bn_mode=running needs net.bn_track=true: the supernet kept no"
       " running statistics."
     )
+  if not 0 <= config.race < 1:  # NaN fails too
+    raise UserError(
+      f"score.race is {config.race}; it must be at least 0 (no race) and below"
+      " 1."
+    )
+  if config.race:
+    _refuse_batch_mode(config.bn_mode)
 
 
-def measure(logits: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Correctness `bool[..., B]` and loss in nats `float32[..., B]`."""
-  return correct(logits, y), cross_entropy(logits, y)
-
-
-def merge_stats(batches: Tree) -> Tree:
-  """Joins statistics of several batches, leaves `[b, ...]`, into the whole's.
-
-  The variance of the whole is the mean of the variances plus the variance of
-  the means (law of total variance); leaving the second out, as is often done,
-  makes it too small.
-  """
-
-  def norm(node):
-    mean = node["mean"].mean(0)
-    spread = jnp.square(node["mean"] - mean).mean(0)
-    return {"mean": mean, "var": node["var"].mean(0) + spread}
-
-  def walk(node):
-    if set(node) == {"mean", "var"}:
-      return norm(node)
-    return {k: walk(v) for k, v in node.items()}
-
-  return walk(batches)
+def _refuse_batch_mode(bn_mode: BnMode) -> None:
+  if bn_mode == "batch":
+    raise UserError(
+      "a race is not possible with score.bn_mode=batch: there the result on an"
+      " image depends on the images beside it, which a race changes; use"
+      " recalibrate or running."
+    )
 
 
 class Scorer:
@@ -118,18 +76,26 @@ class Scorer:
 
   With `recalibrate`, batch-norm statistics are recomputed for each arch from a
   fixed calibration set, from scratch, so no arch leaves a trace in the next.
+  Scores depend neither on who else is scored nor on the order, the engine,
+  the memory or the number of devices.
 
   Attributes:
     bn_mode: where batch-norm statistics come from; part of every score.
+    engine: `wavefront`, `routed` or `serial`.
+    space: of the archs.
 
   Args:
     supernet: the network.
     data: validation images are scored, training images calibrate.
-    config: mode and sizes.
+    config: mode, sizes and engine.
     placement: candidates are spread over all devices of its mesh.
+    metrics: further metrics by name: traceable functions of logits
+      `float32[..., B, n_classes]` and labels `int32[B]` that give one value
+      for each image, `[..., B]`; a score is their mean.
 
   Raises:
-    UserError: for values that `check_score` refuses.
+    UserError: for values that `check_score` refuses, a metric's name that is
+      taken, or memory that a single path exceeds.
   """
 
   def __init__(
@@ -138,18 +104,40 @@ class Scorer:
     data: Dataset,
     config: ScoreConfig,
     placement: Placement,
+    metrics: Mapping[str, Metric] | None = None,
   ) -> None:
     check_score(config, supernet.net)
+    metrics = metrics or {}
+    taken = {*METRICS, "correct"} & set(metrics)
+    if taken:
+      raise UserError(f"the metric name {min(taken)!r} is taken.")
     self.bn_mode = config.bn_mode
-    self._supernet, self._placement = supernet, placement
+    self.engine = choose_engine(config.engine)
+    self.space = supernet.space
     self._images = Images.of(
       data.validation, data, config.batch_size, placement
     )
-    calibration = calibration_split(data, config)
-    self._calibration = Images.of(
-      calibration, data, config.batch_size, placement
+    calibration = Images.of(
+      calibration_split(data, config), data, config.batch_size, placement
     )
-    self._program = self._compile()
+    self._score = ENGINES[self.engine](
+      supernet, self.bn_mode, calibration, self.batch_size, METRICS | metrics,
+      placement, config.max_live_bytes,
+    )  # fmt: skip
+    self._gather = jax.jit(
+      lambda a, index: a.reshape(-1, *a.shape[2:])[index],
+      out_shardings=placement.sharding("replicated"),
+    )
+
+  @property
+  def n_images(self) -> int:
+    """Validation images."""
+    return self._images.n
+
+  @property
+  def batch_size(self) -> int:
+    """Images scored at once."""
+    return self._images.mask.shape[1]
 
   def __call__(
     self, variables: Variables, archs: np.ndarray, per_example: bool = False
@@ -162,100 +150,65 @@ class Scorer:
       per_example: also return which images each arch classified correctly.
 
     Returns:
-      `accuracy` (share) and `loss` (nats, mean), `float64[n]`; with
-      `per_example` also `correct`, `bool[n, n_images]`.
+      `accuracy` (share), `loss` (nats, mean) and further metrics,
+      `float64[n]`; with `per_example` also `correct`, `bool[n, n_images]`.
     """
-    archs = self._supernet.space.validate(archs)
-    width = self._placement.n_devices
-    padded = -(-len(archs) // width) * width
-    rows = np.concatenate([archs, np.repeat(archs[:1], padded - len(archs), 0)])
-    pending = [
-      self._program(
-        variables,
-        rows[i : i + width],
-        self._calibration.x,
-        *self._images.arrays,
-      )
-      for i in range(0, padded, width)
+    distinct, rows = sort_archs(self.space.validate(archs))
+    found = self._score(variables, distinct, self._images.x, self._images.y)
+    real = np.asarray(self._images.mask)
+    values = {name: a[:, real] for name, a in found.items()}
+    out = {n: a.mean(1, dtype=np.float64)[rows] for n, a in values.items()}
+    if per_example:
+      out["correct"] = values["accuracy"][rows]
+    return out
+
+  def score_images(
+    self, variables: Variables, archs: np.ndarray, images: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """Scores archs on chosen images, by the programs that score them all.
+
+    The images are gathered into batches of the usual size, so neither their
+    choice nor their number compiles anything after the first call.
+
+    Args:
+      variables: of the supernet.
+      archs: `int32[n, L]`; any n above 0, any order, repeats allowed.
+      images: `int[k]`, indices of validation images, k above 0.
+
+    Returns:
+      Of each metric its values on each image, `[n, k]`; of `accuracy`
+      whether it was classified correctly, bool.
+
+    Raises:
+      UserError: in the mode `batch`.
+    """
+    _refuse_batch_mode(self.bn_mode)
+    distinct, rows = sort_archs(self.space.validate(archs))
+    cuts = list(eval_batches(len(images), self.batch_size))
+    batches = [
+      [self._gather(a, images[i]) for a in self._images.arrays[:2]]
+      for i, _ in cuts
     ]
-    parts = jax.device_get(pending)
-    hit, loss = (np.concatenate([p[j] for p in parts]) for j in (0, 1))
-    hit, loss = (a[: len(archs)] for a in (hit, loss))
-    real = np.asarray(self._images.mask).reshape(-1)
-    hit = hit.reshape(len(archs), -1)[:, real]
-    loss = loss.reshape(len(archs), -1)[:, real]
-    out = {
-      "accuracy": hit.mean(1, dtype=np.float64),
-      "loss": loss.mean(1, dtype=np.float64),
+    if self.engine == "wavefront":
+      # It takes any number of batches, one by one, and calibrates once.
+      calls = [tuple(zip(*batches, strict=True))]
+    else:  # their number is part of the program's shape
+      calls = [(x[None], y[None]) for x, y in batches]
+    found = [self._score(variables, distinct, x, y) for x, y in calls]
+    real = np.stack([mask for _, mask in cuts])
+    return {
+      name: np.concatenate([f[name] for f in found], 1)[:, real][rows]
+      for name in found[0]
     }
-    return out | ({"correct": hit} if per_example else {})
 
-  def _compile(self):
-    one = functools.partial(_score_one, self._supernet, self.bn_mode)
+  def count_nodes(self, archs: np.ndarray) -> tuple[int, int]:
+    """Blocks of searched layers that prefix sharing computes, and n * L.
 
-    def candidates(variables, archs, calibration, x, y, mask):
-      if archs.shape[0] == 1:  # a loop of one would only cost parallelism
-        outs = one(variables, archs[0], calibration, x, y)
-        return jax.tree.map(lambda a: a[None], outs)
-      return jax.lax.map(lambda a: one(variables, a, calibration, x, y), archs)
-
-    if self._placement.n_devices == 1:
-      return jax.jit(candidates)
-    spread = RULES["candidates"]
-    return jax.jit(
-      jax.shard_map(
-        candidates,
-        mesh=self._placement.mesh,
-        in_specs=(P(), spread, P(), P(), P(), P()),
-        out_specs=spread,
-        check_vma=False,
-      )
-    )
-
-
-def recalibrated(
-  supernet: PathSupernet,
-  variables: Variables,
-  arch: jax.Array,
-  calibration: jax.Array,
-) -> Variables:
-  """Variables whose BN statistics on one path are those of fixed images.
-
-  Args:
-    supernet: the network.
-    variables: of the supernet; left alone.
-    arch: `int32[L]`, may be traced.
-    calibration: `float32[b, B, H, W, C]`; each batch is normalised by its own
-      statistics on the way, and statistics are merged over batches.
-
-  Returns:
-    Variables with new statistics for the choices of `arch`; those of other
-    choices are meaningless.
-  """
-
-  def batch(x):
-    return supernet.apply_path(variables, arch, x, stored=False)[1]
-
-  if calibration.shape[0] == 1:
-    stats = batch(calibration[0])
-  else:
-    stats = merge_stats(jax.lax.map(batch, calibration))
-  return {**variables, "batch_stats": {**variables["batch_stats"], **stats}}
-
-
-def _score_one(supernet, bn_mode, variables, arch, calibration, x, y):
-  if bn_mode == "recalibrate":
-    variables = recalibrated(supernet, variables, arch, calibration)
-
-  def batch(xy):
-    logits, _ = supernet.apply_path(
-      variables, arch, xy[0], stored=bn_mode != "batch"
-    )
-    return measure(logits, xy[1])
-
-  if x.shape[0] == 1:
-    return jax.tree.map(lambda a: a[None], batch((x[0], y[0])))
-  return jax.lax.map(batch, (x, y))
+    Args:
+      archs: `int32[n, L]`.
+    """
+    archs = self.space.validate(archs)
+    return sum(Trie(sort_archs(archs)[0]).sizes), archs.size
 
 
 class FleetEvaluator:
@@ -281,7 +234,8 @@ class FleetEvaluator:
 
     def run(variables, x, y):
       def batch(xy):
-        return measure(fleet.apply(variables, xy[0], stored=True)[0], xy[1])
+        logits, _ = fleet.apply(variables, xy[0], stored=True)
+        return {name: f(logits, xy[1]) for name, f in METRICS.items()}
 
       return jax.lax.map(batch, (x, y))
 
@@ -289,11 +243,10 @@ class FleetEvaluator:
 
   def __call__(self, variables: Variables) -> dict[str, np.ndarray]:
     """Returns `accuracy` and `loss`, `float64[n]` for n networks."""
-    x, y, mask = self._images.arrays
-    hit, loss = jax.device_get(self._program(variables, x, y))
-    real = np.asarray(mask)
-    return {
-      name: np.stack([a[:, i][real].mean(dtype=np.float64)
-                      for i in range(a.shape[1])])
-      for name, a in (("accuracy", hit), ("loss", loss))
-    }  # fmt: skip
+    found = jax.device_get(
+      self._program(variables, self._images.x, self._images.y)
+    )
+    real = np.asarray(self._images.mask)
+    # [b, n, B] -> [n, images]
+    values = {name: np.moveaxis(a, 1, 0)[:, real] for name, a in found.items()}
+    return {n: a.mean(1, dtype=np.float64) for n, a in values.items()}

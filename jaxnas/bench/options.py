@@ -1,0 +1,83 @@
+"""What the benchmarks take; the command line reads flags from here.
+
+No JAX is imported, so that help and a wrong flag answer at once.
+"""
+
+import dataclasses
+from typing import Literal
+
+from jaxnas.config import ScoreConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What every benchmark takes."""
+
+  space: str = "fairnas-cifar"
+  """Registered space, or a Python file with `get_space`."""
+  precision: Literal["float32", "bfloat16"] = "float32"
+  """Type of activations and products."""
+  repeats: int = 5
+  """Timed rounds; each arm takes one turn in each."""
+  seed: int = 0
+  """Of all that is drawn: weights, images, candidates, paths."""
+  json: bool = False
+  """Print one JSON object on stdout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreOptions(Options):
+  """Candidates per second: the scoring engine beside the serial loop.
+
+  Both arms score the same candidates on the same images with the same weights,
+  turn about in one process; their scores are compared first. A `segment` shares
+  one prefix and varies the last 7 layers; `offspring` descend from 20 parents
+  with 10 % of their layers redrawn.
+  """
+
+  n: int = 1000
+  """Candidates of a set that does not give its own number."""
+  sets: tuple[str, ...] = ("uniform", "segment", "offspring:200")
+  """`uniform`, `segment`, `offspring`, each with its number if it has one."""
+  calibration_images: int = 64
+  """Images that recalibrate batch norm for each candidate."""
+  validation_images: int = 64
+  """Images that are scored."""
+  batch_size: int = 64
+  """Images at once, in both arms."""
+  data: str | None = None
+  """Source of images such as `digits`; default seeded noise."""
+  engine: Literal["auto", "wavefront", "routed", "serial"] = "auto"
+  """Engine under test, as `score.engine` of a config."""
+  max_live_bytes: int = ScoreConfig().max_live_bytes
+  """Bound on the activations that the engine keeps."""
+  serial_sample: int = 32
+  """Candidates that the serial loop times; scaled to the set."""
+  growth: bool = False
+  """Also score 10, 100, 1,000 and 10,000 candidates with the engine."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions(Options):
+  """Images per second of the strict-fair step beside its paths in turn.
+
+  Both arms take the same steps from the same weights, turn about in one
+  process; loss, gradient norm and new weights are compared first.
+  """
+
+  batch_sizes: tuple[int, ...] = (32, 64, 128)
+  """Images of a path's batch."""
+  remat: bool = False
+  """Recompute each layer's inner activations in the backward pass."""
+  data: str | None = None
+  """Source of images such as `digits`; default seeded noise."""
+  steps: int = 1
+  """Steps of one timed round."""
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelOptions(Options):
+  """Every form of each convolution of a space, beside XLA's own."""
+
+  batch_size: int = 32
+  """Images."""
