@@ -178,7 +178,8 @@ class ScoreConfig:
       computes each distinct prefix once, `routed` a block of candidates in one
       program, `serial` one candidate after the other; `auto` takes `wavefront`
       on CPU and `routed` elsewhere.
-    max_live_bytes: bound on the activations that the engine keeps.
+    max_live_bytes: bound on what the engine keeps on each device: half for
+      activations between layers, half for batch-norm statistics.
     race: above 0, the command `score` drops archs that are surely not the most
       accurate of those given, on growing parts of the validation images; the
       bound on the probability that it drops the most accurate one. Searches
@@ -189,7 +190,7 @@ class ScoreConfig:
   calibration_images: int = 512
   batch_size: int = 512
   engine: Literal["auto", "wavefront", "routed", "serial"] = "auto"
-  max_live_bytes: int = 1 << 31
+  max_live_bytes: int = 1 << 32
   race: float = 0.0
 
 

@@ -10,13 +10,13 @@ import logging
 import platform
 import time
 from pathlib import Path
-from typing import Any
 
 import flax
 import jax
 import numpy as np
 
 import jaxnas
+from jaxnas.compilations import Compilations
 from jaxnas.config import ExperimentConfig, fingerprint, to_json
 from jaxnas.costs import format_count, supernet_params
 from jaxnas.errors import UserError, unknown
@@ -91,7 +91,7 @@ class Experiment:
     for objective in self.method.searcher(self.setup).objectives:
       if (name := parse_objective(objective)[0]) not in known:
         raise unknown("metric in search.objectives", name, known)
-    self._seconds = _Compile()
+    self._compiling = Compilations()
     self._check_images()
 
   @property
@@ -524,7 +524,9 @@ class Experiment:
     path = self.workdir / "seconds.json"
     times = read_json(path) if path.is_file() else {}
     times[stage] = round(seconds, 3)
-    times["compile"] = round(times.get("compile", 0) + self._seconds.take(), 3)
+    times["compile"] = round(
+      times.get("compile", 0) + self._compiling.take(), 3
+    )
     write_json(path, times)
     if (self.workdir / "search.json").is_file():
       self._write_result(times)
@@ -560,25 +562,6 @@ class Experiment:
         "seconds": times,
       },
     )
-
-
-class _Compile:
-  """Seconds this process has spent compiling, told in portions."""
-
-  _EVENT = "/jax/core/compile/backend_compile_duration"
-
-  def __init__(self) -> None:
-    self._total = 0.0
-    jax.monitoring.register_event_duration_secs_listener(self._hear)
-
-  def _hear(self, event: str, duration: float, **_: Any) -> None:
-    if event == self._EVENT:
-      self._total += duration
-
-  def take(self) -> float:
-    """Seconds since the last call."""
-    seconds, self._total = self._total, 0.0
-    return seconds
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:

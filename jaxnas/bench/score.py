@@ -9,7 +9,6 @@ import numpy as np
 
 from jaxnas.bench.options import ScoreOptions
 from jaxnas.bench.timing import (
-  Compilations,
   check_counts,
   clock,
   first_call,
@@ -20,6 +19,7 @@ from jaxnas.bench.timing import (
   spread,
 )
 from jaxnas.bench.workload import SETS, Workload, candidates, make_workload
+from jaxnas.compilations import Compilations
 from jaxnas.config import NetConfig, ScoreConfig
 from jaxnas.errors import UserError, unknown
 from jaxnas.scoring import Scorer

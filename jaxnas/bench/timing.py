@@ -17,37 +17,12 @@ from jax.extend import backend
 
 import jaxnas
 from jaxnas.bench.options import Options
+from jaxnas.compilations import Compilations
 from jaxnas.errors import UserError
 from jaxnas.spaces import Space
 
 T = TypeVar("T")
 Spread = dict[str, float]
-
-_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
-
-
-class Compilations:
-  """Counts what is compiled inside a `with` block.
-
-  Attributes:
-    count: programs compiled (or fetched from the persistent cache).
-    seconds: time that took, without tracing.
-  """
-
-  def __init__(self) -> None:
-    self.count, self.seconds = 0, 0.0
-
-  def __enter__(self) -> "Compilations":
-    jax.monitoring.register_event_duration_secs_listener(self._hear)
-    return self
-
-  def __exit__(self, *exc: Any) -> None:
-    jax.monitoring.unregister_event_duration_listener(self._hear)
-
-  def _hear(self, event: str, duration: float, **_: Any) -> None:
-    if event == _COMPILE_EVENT:
-      self.count += 1
-      self.seconds += duration
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,27 +43,41 @@ class Place:
 
   @functools.cached_property
   def width(self) -> int:
-    """Numbers in the statistics of the choice that has the most."""
-    return max(
-      sum(leaf.size for leaf in jax.tree.leaves(shapes))
-      for shapes in self.stats_shapes
+    """Channels that are normalised by the choice that has the most."""
+    sizes = [sum(m.size for m in self._split(t)[0]) for t in self.stats_shapes]
+    return max(sizes)
+
+  def _split(self, stats: Tree) -> tuple[list, list]:
+    """The leaves of all means, and those of all variances, in one order."""
+    leaves = jax.tree.leaves_with_path(stats)
+    return tuple(
+      [leaf for path, leaf in leaves if path[-1].key == name]
+      for name in ("mean", "var")
     )
 
   def pack(self, stats: Tree, lanes: int) -> jax.Array:
-    """Statistics with leaves `[lanes, C]` as rows `float32[lanes, width]`."""
-    leaves = [leaf.reshape(lanes, -1) for leaf in jax.tree.leaves(stats)]
-    row = jnp.concatenate([jnp.zeros((lanes, 0)), *leaves], 1)
-    return jnp.pad(row, [(0, 0), (0, self.width - row.shape[1])])
+    """Statistics with leaves `[lanes, C]` as `float32[lanes, 2, width]`.
+
+    Means and variances apart, so that rows of several batches can be merged
+    whatever the choices were.
+    """
+    halves = []
+    for leaves in self._split(stats):
+      row = jnp.concatenate([jnp.zeros((lanes, 0)), *leaves], 1)
+      halves.append(jnp.pad(row, [(0, 0), (0, self.width - row.shape[1])]))
+    return jnp.stack(halves, 1)
 
   def unpack(self, choice: int, rows: jax.Array) -> Tree:
     """Inverse of `pack`, with leaves that broadcast: `[lanes, 1, 1, 1, C]`."""
-    leaves, tree = jax.tree.flatten(self.stats_shapes[choice])
-    out, at = [], 0
-    for leaf in leaves:
-      row = rows[:, None, None, None, at : at + leaf.size]
-      out.append(row)
-      at += leaf.size
-    return jax.tree.unflatten(tree, out)
+    at = {"mean": 0, "var": 0}
+
+    def take(path, leaf):
+      name = path[-1].key
+      first, at[name] = at[name], at[name] + leaf.size
+      half = rows[:, ("mean", "var").index(name)]
+      return half[:, None, None, None, first : at[name]]
+
+    return jax.tree.map_with_path(take, self.stats_shapes[choice])
 
   def measure(
     self, own: Own, choice: jax.Array, x: jax.Array
@@ -73,21 +87,16 @@ class Place:
     Args:
       own: variables of every choice.
       choice: which.
-      x: `[lanes, b, B, H, W, C]`; each batch is normalised by its own
-        statistics on the way, and statistics are merged over batches.
+      x: `[lanes, B, H, W, C]`, normalised by its own statistics on the way.
 
     Returns:
-      Activations `[lanes, b, B, H', W', C']`, statistics as packed rows.
+      Activations `[lanes, B, H', W', C']`, statistics as packed rows.
     """
 
     def branch(module, own):
       def run(x):
-        batch = functools.partial(apply_module, module, own, stored=False)
-        if x.shape[1] == 1:
-          y, stats = batch(x[:, 0])
-          return y[:, None], self.pack(stats, len(x))
-        y, stats = jax.lax.map(batch, jnp.moveaxis(x, 1, 0))
-        return jnp.moveaxis(y, 0, 1), self.pack(merge_stats(stats), len(x))
+        y, stats = apply_module(module, own, x, stored=False)
+        return y, self.pack(stats, len(x))
 
       return run
 
@@ -128,6 +137,13 @@ class Place:
 
     branches = [branch(c) for c in range(len(self.modules))]
     return jax.lax.switch(choice, branches, x, stats)
+
+
+def merge_rows(batches: jax.Array) -> jax.Array:
+  """Joins packed rows of several batches, `[b, ...]`, into the whole's."""
+  parts = {"mean": batches[..., 0, :], "var": batches[..., 1, :]}
+  whole = merge_stats(parts)
+  return jnp.stack([whole["mean"], whole["var"]], -2)
 
 
 def chain(supernet: PathSupernet) -> tuple[Place, ...]:

@@ -18,11 +18,10 @@ from jaxnas.nets import PathSupernet
 from jaxnas.nets.mbconv import dtype_of
 from jaxnas.nets.paths import Variables
 from jaxnas.scoring.images import Images
-from jaxnas.scoring.nodes import chain, own_variables
+from jaxnas.scoring.nodes import chain, merge_rows, own_variables
 from jaxnas.scoring.trie import Trie
 from jaxnas.scoring.wavefront import (
   Metric,
-  images_at_once,
   on_device,
   plan_memory,
   with_fixed,
@@ -94,9 +93,8 @@ class Routed:
       supernet, bn_mode, calibration, batch_size, max_live_bytes
     )
     largest = max(p.shape.out_size**2 * p.shape.features for p in self._places)
-    images = images_at_once(bn_mode, calibration, batch_size)
     # Nodes of one layer and their parents are live together.
-    node = 2 * images * largest * dtype_of(supernet.net).itemsize
+    node = 2 * batch_size * largest * dtype_of(supernet.net).itemsize
     fits = min(paths, max_live_bytes // 2 // node)
     self._block = max(1, min(MOST_PER_BLOCK, fits))
     self._lanes = min(LANES, self._block)
@@ -119,8 +117,10 @@ class Routed:
       for device in self._devices
     ]  # fmt: skip
     found, sizes = [], []
-    for i, first in enumerate(range(0, len(archs), self._block)):
-      block = archs[first : first + self._block]
+    # A smaller set than fills the blocks is dealt out to all devices.
+    size = min(self._block, -(-len(archs) // len(copies)))
+    for i, first in enumerate(range(0, len(archs), size)):
+      block = archs[first : first + size]
       trie = Trie(block)
       groups = [
         group_nodes(p, c, len(place.modules), self._block, self._lanes)
@@ -144,9 +144,19 @@ class Routed:
   def _run(self, own, classifier, calibration, x, y, groups):
     rows = [None] * len(self._places)
     if self._bn_mode == "recalibrate":
-      pool = self._supernet.cast(calibration[None])
-      for l, group in enumerate(groups):
-        pool, rows[l] = self._sweep(l, own[l], pool, group, None)
+
+      def measure(images):
+        pool, found = self._supernet.cast(images[None]), []
+        for l, group in enumerate(groups):
+          pool, row = self._sweep(l, own[l], pool, group, None)
+          found.append(row)
+        return found
+
+      if len(calibration) == 1:
+        rows = measure(calibration[0])
+      else:
+        measured = jax.lax.map(measure, calibration)
+        rows = [merge_rows(row) for row in measured]
 
     def batch(xy):
       pool = self._supernet.cast(xy[0][None])
@@ -165,9 +175,9 @@ class Routed:
     place = self._places[l]
     parents, slots, choices, n = group
     s = place.shape
-    shape = (self._block, *below.shape[1:-3], s.out_size, s.out_size)
+    shape = (self._block, below.shape[1], s.out_size, s.out_size)
     above = jnp.zeros((*shape, s.features), below.dtype)
-    out = jnp.zeros((self._block, place.width))
+    out = jnp.zeros((self._block, 2, place.width))
 
     def lanes(pool, at):
       return jnp.concatenate(

@@ -20,7 +20,7 @@ from jaxnas.nets import PathSupernet
 from jaxnas.nets.mbconv import dtype_of
 from jaxnas.nets.paths import Tree, Variables
 from jaxnas.scoring.images import Images
-from jaxnas.scoring.nodes import Place, chain, own_variables
+from jaxnas.scoring.nodes import Place, chain, merge_rows, own_variables
 from jaxnas.scoring.trie import Trie
 from jaxnas.sharding import Placement
 
@@ -43,7 +43,7 @@ def _measuring(place: Place):
       update = jax.lax.dynamic_update_slice_in_dim
       return update(above, y, i, 0), update(rows, row, i, 0)
 
-    rows = jnp.zeros((len(parents), place.width))
+    rows = jnp.zeros((len(parents), 2, place.width))
     return jax.lax.fori_loop(0, n, node, (above, rows))
 
   return jax.jit(run, donate_argnums=2)
@@ -65,6 +65,12 @@ def _applying(place: Place, bn_mode: BnMode):
     return jax.lax.fori_loop(0, n, node, above)
 
   return jax.jit(run, donate_argnums=2)
+
+
+@jax.jit
+def _merged(*rows):
+  """Statistics of some nodes from those on each calibration batch."""
+  return rows[0] if len(rows) == 1 else merge_rows(jnp.stack(rows))
 
 
 class Wavefront:
@@ -102,8 +108,13 @@ class Wavefront:
     )
 
     def classify(variables, x, y):
-      logits = supernet.logits(variables, x)
-      return {name: metric(logits, y) for name, metric in metrics.items()}
+      # One node at a time: over the whole pool, XLA takes another product for
+      # few rows, and the last bit would depend on the memory there is.
+      def node(x):
+        logits = supernet.logits(variables, x)
+        return {name: metric(logits, y) for name, metric in metrics.items()}
+
+      return jax.lax.map(node, x)
 
     self._classify = jax.jit(classify)
 
@@ -153,14 +164,20 @@ class Wavefront:
       steps = list(Trie(block).walk(self._capacity))
       rows = [None] * len(steps)
       if self._bn_mode == "recalibrate":
-        pools = self._pools(calibration[None], device)
-        for i, step in enumerate(steps):
-          l, call = step.layer, self._arguments(step)
-          pools[l + 1], rows[i] = _measuring(self._places[l])(
-            own[l], pools[l], pools[l + 1], *call
-          )
-          yield
-        del pools
+        measured = []
+        for images in calibration:
+          pools = self._pools(images[None], device)
+          found = []
+          for step in steps:
+            l, call = step.layer, self._arguments(step)
+            pools[l + 1], row = _measuring(self._places[l])(
+              own[l], pools[l], pools[l + 1], *call
+            )
+            found.append(row)
+            yield
+          measured.append(found)
+        rows = [_merged(*of_step) for of_step in zip(*measured, strict=True)]
+        del pools, measured
       batches = []
       for b in range(len(x)):
         pools = self._pools(x[b][None], device)
@@ -189,7 +206,7 @@ class Wavefront:
     dtype = dtype_of(self._supernet.net)
     for place, width in zip(self._places, self._capacity, strict=True):
       s = place.shape
-      shape = (width, *images.shape[1:-3], s.out_size, s.out_size, s.features)
+      shape = (width, images.shape[1], s.out_size, s.out_size, s.features)
       pools.append(jnp.zeros(shape, dtype, device=device))
     return pools
 
@@ -231,15 +248,6 @@ def on_device(tree: Tree, device: jax.Device) -> Tree:
   return jax.tree.map(local, tree)
 
 
-def images_at_once(
-  bn_mode: BnMode, calibration: Images, batch_size: int
-) -> int:
-  """Images whose activations a node holds: a batch, or all that calibrate."""
-  if bn_mode != "recalibrate":
-    return batch_size
-  return max(batch_size, calibration.x.shape[0] * calibration.x.shape[1])
-
-
 def plan_memory(
   supernet: PathSupernet,
   bn_mode: BnMode,
@@ -256,19 +264,19 @@ def plan_memory(
     UserError: if a single path does not fit.
   """
   places = chain(supernet)
-  at_once = images_at_once(bn_mode, calibration, batch_size)
   item = dtype_of(supernet.net).itemsize
   node = [
-    at_once * p.shape.out_size**2 * p.shape.features * item for p in places
+    batch_size * p.shape.out_size**2 * p.shape.features * item for p in places
   ]
-  stats = sum(4 * p.width for p in places) * (bn_mode == "recalibrate")
+  stats = 0
+  if bn_mode == "recalibrate":
+    stats = len(calibration.x) * sum(8 * p.width for p in places)
   half = max_live_bytes // 2
   need = 2 * max(sum(node), stats)
   if need > max_live_bytes:
     raise UserError(
-      f"score.max_live_bytes is {max_live_bytes:,}; one path of {at_once:,}"
-      f" images needs {need:,}. Raise it, or lower score.batch_size or"
-      " score.calibration_images."
+      f"score.max_live_bytes is {max_live_bytes:,}; one path of {batch_size:,}"
+      f" images needs {need:,}. Raise it, or lower score.batch_size."
     )
   share = (half - sum(node)) // len(places)
   fits = [min(MOST_PER_CALL, 1 + share // size) for size in node]

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from jaxnas.bench import timing
+from jaxnas.compilations import Compilations
 from jaxnas.errors import UserError
 
 
 def test_compilations_inside_the_block_are_counted():
   program = jax.jit(lambda x: 3 * x + 1)
   x = jnp.ones(7)
-  with timing.Compilations() as first:
+  with Compilations() as first:
     program(x)
-  with timing.Compilations() as second:
+  with Compilations() as second:
     program(x)
   jax.jit(lambda x: 5 * x)(x)  # outside, so not heard
   assert (first.count, second.count) == (1, 0)

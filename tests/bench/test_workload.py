@@ -8,8 +8,14 @@ from bench_space import get_space as bench_space
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxnas.bench import SETS, candidates, make_workload
-from jaxnas.bench.workload import MUTATION_RATE, PARENTS, fixed_layers
+from jaxnas.bench.workload import (
+  MUTATION_RATE,
+  PARENTS,
+  SETS,
+  candidates,
+  fixed_layers,
+  make_workload,
+)
 from jaxnas.config import NetConfig
 from jaxnas.data import Dataset
 from jaxnas.errors import UserError

@@ -24,8 +24,9 @@ from .arms import LAYOUTS, SETTLE_SECONDS, Worker, state_dict
 
 LOSS_TOLERANCE = 1e-4
 # A deep network with random weights amplifies rounding: PyTorch's own layouts
-# step 2 % apart on `fairnas-cifar`, and neither is nearer to float64 than
-# jaxnas is. So their distance is the measure, beside a floor for small nets.
+# step 2 % apart on `fairnas-cifar`, and jaxnas is about as near to float64 as
+# the nearer of them. So their distance is the measure, beside a floor for
+# small nets.
 UPDATE_TOLERANCE, UPDATE_FLOOR = 2.0, 1e-4
 # Its gradients are large too; the rate keeps repeated steps tame.
 CONFIG = TrainConfig(
