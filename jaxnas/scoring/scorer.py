@@ -76,8 +76,9 @@ class Scorer:
 
   With `recalibrate`, batch-norm statistics are recomputed for each arch from a
   fixed calibration set, from scratch, so no arch leaves a trace in the next.
-  Scores depend neither on who else is scored nor on the order, the engine,
-  the memory or the number of devices.
+  With one engine, scores do not depend on who else is scored, nor on the order.
+  Engines, and for some of them memory and the number of devices, change no more
+  than the rounding.
 
   Attributes:
     bn_mode: where batch-norm statistics come from; part of every score.
