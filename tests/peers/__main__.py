@@ -45,6 +45,8 @@ class Options:
   """Candidates that PyTorch scores in each repeat; its time is scaled."""
   batches: tuple[int, ...] = (32, 64, 128)
   """Batch sizes of the training step."""
+  paths_in_flight: int = 0
+  """Paths that jaxnas trains together, as in a config; 0 means all."""
   repeats: int = 5
   """Timed repeats, arms alternating."""
   seed: int = 0
@@ -91,8 +93,9 @@ def compare(options: Options) -> dict:
   if options.what in ("train", "all"):
     workload = make_workload(options.space, max(options.batches), 1, seed)
     out["train"] = train.compare(
-      workload, options.batches, options.repeats, seed
-    )
+      workload, options.batches, options.repeats, seed,
+      options.paths_in_flight,
+    )  # fmt: skip
   return out
 
 

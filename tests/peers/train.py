@@ -1,5 +1,6 @@
 """The strict-fair training step: jaxnas routed beside eager PyTorch."""
 
+import dataclasses
 import sys
 import time
 
@@ -86,8 +87,9 @@ class Trainer:
 
 
 def compare(
-  workload: Workload, batch_sizes: tuple[int, ...], repeats: int, seed: int
-) -> dict:
+  workload: Workload, batch_sizes: tuple[int, ...], repeats: int, seed: int,
+  flight: int = 0,
+) -> dict:  # fmt: skip
   """Trains with both, compares loss and weights after one step, then times.
 
   Args:
@@ -95,6 +97,7 @@ def compare(
     batch_sizes: images of a step, none above the training images.
     repeats: timed steps, after one that is compared.
     seed: of the paths.
+    flight: `train.paths_in_flight` of the jaxnas arm.
 
   Returns:
     By batch size: `seconds` of a step by arm, `torch_over_jaxnas` and
@@ -106,13 +109,14 @@ def compare(
   out, images = {}, images_of(workload)
   with Worker(workload.space, workload.variables, images) as torch:
     for n in batch_sizes:
-      out[str(n)] = _compare_batch(workload, torch, n, repeats, seed)
+      out[str(n)] = _compare_batch(workload, torch, n, repeats, seed, flight)
       print(f"train batch {n}: {out[str(n)]}", file=sys.stderr)
   return out
 
 
-def _compare_batch(workload, torch, n, repeats, seed):
-  trainer = Trainer(workload, n, seed)
+def _compare_batch(workload, torch, n, repeats, seed, flight):
+  config = dataclasses.replace(CONFIG, paths_in_flight=flight)
+  trainer = Trainer(workload, n, seed, config)
   optimizer = CONFIG.optimizer
   for layout in LAYOUTS:
     torch("start", layout=layout, learning_rate=optimizer.learning_rate,
