@@ -125,8 +125,9 @@ def _kernel_gradient_shifts(x, g, k, stride):
   def grouped(a):
     return a.reshape((len(a) // images, images, *a.shape[1:]))
 
-  # So that strided views of the last rows and columns stay inside.
-  padded = jnp.pad(_pad(x, k // 2), [(0, 0), (0, stride), (0, stride), (0, 0)])
+  # The last rows and columns of strided views must stay inside.
+  edge = (k // 2, k // 2 + stride)
+  padded = jnp.pad(x, [(0, 0), edge, edge, (0, 0)])
   # In float32, as a bfloat16 sum of some hundred images stops growing.
   zero = jnp.zeros((k * k, blocks, w, channels), jnp.float32)
   total, _ = jax.lax.scan(add, zero, (grouped(padded), grouped(g)))

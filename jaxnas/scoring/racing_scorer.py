@@ -27,9 +27,8 @@ def race_archs(
   leader may be the smallest, and on the front.
 
   Each rung walks the archs that are left anew, calibration included, so an
-  arch that survives pays for its calibration once per rung (with the engines
-  `routed` and `serial`, once per batch of images). Racing pays where few
-  survive and the validation images are many against the calibration images.
+  arch that survives pays for its calibration once per rung. Racing pays where
+  few survive and the validation images are many against the calibration images.
 
   Args:
     scorer: scores them; its programs serve every rung.

@@ -7,26 +7,17 @@ at once; a loop with a dynamic trip count runs over the groups, so one program
 serves every block, and no branch is computed that nobody takes.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.config import BnMode
-from jaxnas.nets import PathSupernet
-from jaxnas.nets.mbconv import dtype_of
 from jaxnas.nets.paths import Variables
-from jaxnas.scoring.images import Images
-from jaxnas.scoring.nodes import chain, merge_rows, own_variables
+from jaxnas.scoring.engine import SharingEngine, Values, each_batch
+from jaxnas.scoring.nodes import merge_rows, own_variables
 from jaxnas.scoring.trie import Trie
-from jaxnas.scoring.wavefront import (
-  Metric,
-  on_device,
-  plan_memory,
-  with_fixed,
-)
-from jaxnas.sharding import Placement
 
 MOST_PER_BLOCK = 256
 LANES = 8
@@ -67,138 +58,124 @@ def group_nodes(
   return parents.astype(np.int32)[slots], slots, taken, np.int32(len(groups))
 
 
-class Routed:
-  """Scores distinct archs, a block of them in each call.
+class Routed(SharingEngine):
+  """One call for a block of candidates, which share prefixes; see `Engine`."""
 
-  Arguments and result are those of `Wavefront`; prefixes are shared within a
-  block.
-  """
-
-  def __init__(
-    self,
-    supernet: PathSupernet,
-    bn_mode: BnMode,
-    calibration: Images,
-    batch_size: int,
-    metrics: Mapping[str, Metric],
-    placement: Placement,
-    max_live_bytes: int,
-  ) -> None:
-    self._supernet, self._metrics = supernet, metrics
-    self._bn_mode = bn_mode
-    self._calibration = calibration
-    self._devices = list(placement.mesh.devices.flat)
-    self._places = chain(supernet)
-    _, paths = plan_memory(
-      supernet, bn_mode, calibration, batch_size, max_live_bytes
-    )
-    largest = max(p.shape.out_size**2 * p.shape.features for p in self._places)
+  @functools.cached_property
+  def _block(self) -> int:
+    """Candidates of a block."""
     # Nodes of one layer and their parents are live together.
-    node = 2 * batch_size * largest * dtype_of(supernet.net).itemsize
-    fits = min(paths, max_live_bytes // 2 // node)
-    self._block = max(1, min(MOST_PER_BLOCK, fits))
-    self._lanes = min(LANES, self._block)
-    self._program = jax.jit(self._run)
+    fits = self.half // (2 * max(self.node_bytes))
+    rows = self.half // max(1, sum(self.row_bytes))
+    return max(1, min(MOST_PER_BLOCK, fits, rows))
 
-  def __call__(
-    self, variables: Variables, archs: np.ndarray, x: jax.Array, y: jax.Array
-  ) -> dict[str, np.ndarray]:
-    """Scores archs; see `Wavefront`."""
-    archs = with_fixed(self._supernet, archs)
-    copies = [
-      on_device(
-        (
-          own_variables(self._supernet, variables),
-          variables["params"]["classifier"],
-          self._calibration.x, x, y,
-        ),
-        device,
-      )
-      for device in self._devices
-    ]  # fmt: skip
-    found, sizes = [], []
-    # A smaller set than fills the blocks is dealt out to all devices.
-    size = min(self._block, -(-len(archs) // len(copies)))
-    for i, first in enumerate(range(0, len(archs), size)):
-      block = archs[first : first + size]
+  @functools.cached_property
+  def _program(self):
+    return jax.jit(self._run)
+
+  def walk(
+    self,
+    variables: Variables,
+    archs: np.ndarray,
+    calibration: jax.Array,
+    x: jax.Array,
+    y: jax.Array,
+    n: int,
+    out: list,
+  ) -> Iterator[None]:
+    """See `SharingEngine`."""
+    own = own_variables(self.supernet, variables)
+    classifier = variables["params"]["classifier"]
+    for first in range(0, len(archs), self._block):
+      block = archs[first : first + self._block]
       trie = Trie(block)
       groups = [
-        group_nodes(p, c, len(place.modules), self._block, self._lanes)
+        group_nodes(
+          p, c, len(place.modules), self._block, min(LANES, self._block)
+        )
         for p, c, place in zip(
-          trie.parents, trie.choices, self._places, strict=True
+          trie.parents, trie.choices, self.places, strict=True
         )
       ]
-      found.append(self._program(*copies[i % len(copies)], groups))
-      sizes.append(len(block))
-    parts = jax.device_get(found)
-    return {
-      name: np.concatenate(
-        [
-          np.moveaxis(p[name], 0, 1)[:n]
-          for p, n in zip(parts, sizes, strict=True)
-        ]
+      found = self._program(
+        own, classifier, calibration, x, y, np.int32(n), groups
       )
-      for name in self._metrics
-    }
+      out.append(functools.partial(_fetched, found, len(block), n))
+      yield
 
-  def _run(self, own, classifier, calibration, x, y, groups):
-    rows = [None] * len(self._places)
-    if self._bn_mode == "recalibrate":
+  def _run(self, own, classifier, calibration, x, y, n, groups):
+    rows = [None] * len(self.places)
+    if self.bn_mode == "recalibrate":
+      rows = self._statistics(own, calibration, groups)
 
-      def measure(images):
-        pool, found = self._supernet.cast(images[None]), []
-        for l, group in enumerate(groups):
-          pool, row = self._sweep(l, own[l], pool, group, None)
-          found.append(row)
-        return found
-
-      if len(calibration) == 1:
-        rows = measure(calibration[0])
-      else:
-        measured = jax.lax.map(measure, calibration)
-        rows = [merge_rows(row) for row in measured]
-
-    def batch(xy):
-      pool = self._supernet.cast(xy[0][None])
+    def score(x, y):
+      pool = self.supernet.cast(x[None])
       for l, group in enumerate(groups):
-        pool, _ = self._sweep(l, own[l], pool, group, rows[l], True)
+        pool = self._apply(l, own[l], pool, group, rows[l])
       variables = {"params": {"classifier": classifier}}
-      logits = self._supernet.logits(variables, pool)
-      return {n: metric(logits, xy[1]) for n, metric in self._metrics.items()}
+      logits = self.supernet.logits(variables, pool)
+      return {name: f(logits, y) for name, f in self.metrics.items()}
 
-    if x.shape[0] == 1:
-      return jax.tree.map(lambda a: a[None], batch((x[0], y[0])))
-    return jax.lax.map(batch, (x, y))
+    return each_batch(score, x, y, n)
 
-  def _sweep(self, l, own, below, group, rows, final=False):
-    """All nodes of a place; measures when not `final`."""
-    place = self._places[l]
+  def _statistics(self, own, calibration, groups):
+    """Packed rows of each place, `[block, 2, width]`."""
+
+    def batch(images):
+      pool, found = self.supernet.cast(images[None]), []
+      for l, group in enumerate(groups):
+        pool, row = self._measure(l, own[l], pool, group)
+        found.append(row)
+      return found
+
+    if len(calibration) == 1:
+      return batch(calibration[0])
+    return [merge_rows(row) for row in jax.lax.map(batch, calibration)]
+
+  def _measure(self, l, own, below, group):
+    """All nodes of a place, with their statistics."""
+    place = self.places[l]
     parents, slots, choices, n = group
-    s = place.shape
-    shape = (self._block, below.shape[1], s.out_size, s.out_size)
-    above = jnp.zeros((*shape, s.features), below.dtype)
-    out = jnp.zeros((self._block, 2, place.width))
-
-    def lanes(pool, at):
-      return jnp.concatenate(
-        [jax.lax.dynamic_slice_in_dim(pool, i, 1) for i in at]
-      )
-
-    def store(pool, values, at):
-      for i, lane in enumerate(at):
-        pool = jax.lax.dynamic_update_slice_in_dim(
-          pool, values[i : i + 1], lane, 0
-        )
-      return pool
 
     def one_group(g, carry):
-      above, out = carry
-      x = lanes(below, parents[g])
-      if not final:
-        y, row = place.measure(own, choices[g], x)
-        return store(above, y, slots[g]), store(out, row, slots[g])
-      row = None if rows is None else lanes(rows, slots[g])
-      y = place.apply(self._bn_mode, own, choices[g], x, row)
-      return store(above, y, slots[g]), out
+      above, rows = carry
+      y, row = place.measure(own, choices[g], _take(below, parents[g]))
+      return _put(above, y, slots[g]), _put(rows, row, slots[g])
 
-    return jax.lax.fori_loop(0, n, one_group, (above, out))
+    rows = jnp.zeros((self._block, 2, place.width))
+    return jax.lax.fori_loop(0, n, one_group, (self._pool(l, below), rows))
+
+  def _apply(self, l, own, below, group, rows):
+    """All nodes of a place."""
+    place = self.places[l]
+    parents, slots, choices, n = group
+
+    def one_group(g, above):
+      row = None if rows is None else _take(rows, slots[g])
+      x = _take(below, parents[g])
+      y = place.apply(self.bn_mode, own, choices[g], x, row)
+      return _put(above, y, slots[g])
+
+    return jax.lax.fori_loop(0, n, one_group, self._pool(l, below))
+
+  def _pool(self, l, below):
+    s = self.places[l].shape
+    shape = (self._block, below.shape[1], s.out_size, s.out_size, s.features)
+    return jnp.zeros(shape, below.dtype)
+
+
+def _take(pool, at):
+  """Lanes out of a pool, one slice each: cheaper on CPU than a gather."""
+  return jnp.concatenate([jax.lax.dynamic_slice_in_dim(pool, i, 1) for i in at])
+
+
+def _put(pool, values, at):
+  """Lanes into a pool."""
+  for i, lane in enumerate(at):
+    pool = jax.lax.dynamic_update_slice_in_dim(pool, values[i : i + 1], lane, 0)
+  return pool
+
+
+def _fetched(found: dict, paths: int, n: int) -> Values:
+  found = jax.device_get(found)
+  return {k: np.moveaxis(v, 0, 1)[:paths, :n] for k, v in found.items()}

@@ -6,20 +6,23 @@ import jax
 import numpy as np
 
 from jaxnas.config import BnMode, NetConfig, ScoreConfig
-from jaxnas.data import Dataset, Split, eval_batches
+from jaxnas.data import Dataset, Split
 from jaxnas.errors import UserError
 from jaxnas.nets import Fleet, PathSupernet
 from jaxnas.nets.losses import correct, cross_entropy
 from jaxnas.nets.paths import Variables
+from jaxnas.scoring.engine import Engine, Metric
 from jaxnas.scoring.images import Images, calibration_split
 from jaxnas.scoring.routed import Routed
 from jaxnas.scoring.serial import Serial
 from jaxnas.scoring.trie import Trie, sort_archs
-from jaxnas.scoring.wavefront import Metric, Wavefront
+from jaxnas.scoring.wavefront import Wavefront
 from jaxnas.sharding import Placement
 
 METRICS: dict[str, Metric] = {"accuracy": correct, "loss": cross_entropy}
-ENGINES = {"wavefront": Wavefront, "routed": Routed, "serial": Serial}
+ENGINES: dict[str, type[Engine]] = {
+  "wavefront": Wavefront, "routed": Routed, "serial": Serial,
+}  # fmt: skip
 
 
 def choose_engine(name: str) -> str:
@@ -155,7 +158,8 @@ class Scorer:
       `float64[n]`; with `per_example` also `correct`, `bool[n, n_images]`.
     """
     distinct, rows = sort_archs(self.space.validate(archs))
-    found = self._score(variables, distinct, self._images.x, self._images.y)
+    x, y, _ = self._images.arrays
+    found = self._score(variables, distinct, x, y, len(x))
     real = np.asarray(self._images.mask)
     values = {name: a[:, real] for name, a in found.items()}
     out = {n: a.mean(1, dtype=np.float64)[rows] for n, a in values.items()}
@@ -174,7 +178,7 @@ class Scorer:
     Args:
       variables: of the supernet.
       archs: `int32[n, L]`; any n above 0, any order, repeats allowed.
-      images: `int[k]`, indices of validation images, k above 0.
+      images: `int[k]`, distinct indices of validation images, k above 0.
 
     Returns:
       Of each metric its values on each image, `[n, k]`; of `accuracy`
@@ -185,21 +189,14 @@ class Scorer:
     """
     _refuse_batch_mode(self.bn_mode)
     distinct, rows = sort_archs(self.space.validate(archs))
-    cuts = list(eval_batches(len(images), self.batch_size))
-    batches = [
-      [self._gather(a, images[i]) for a in self._images.arrays[:2]]
-      for i, _ in cuts
-    ]
-    if self.engine == "wavefront":
-      # It takes any number of batches, one by one, and calibrates once.
-      calls = [tuple(zip(*batches, strict=True))]
-    else:  # their number is part of the program's shape
-      calls = [(x[None], y[None]) for x, y in batches]
-    found = [self._score(variables, distinct, x, y) for x, y in calls]
-    real = np.stack([mask for _, mask in cuts])
+    shape = self._images.mask.shape
+    index = np.resize(images, shape)  # repeats fill the last batch and the rest
+    x, y = (self._gather(a, index) for a in self._images.arrays[:2])
+    n = -(-len(images) // self.batch_size)
+    found = self._score(variables, distinct, x, y, n)
     return {
-      name: np.concatenate([f[name] for f in found], 1)[:, real][rows]
-      for name in found[0]
+      name: a.reshape(len(distinct), -1)[rows, : len(images)]
+      for name, a in found.items()
     }
 
   def count_nodes(self, archs: np.ndarray) -> tuple[int, int]:

@@ -7,24 +7,18 @@ equal shape share a program.
 """
 
 import functools
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.config import BnMode
-from jaxnas.errors import UserError
-from jaxnas.nets import PathSupernet
 from jaxnas.nets.mbconv import dtype_of
-from jaxnas.nets.paths import Tree, Variables
-from jaxnas.scoring.images import Images
-from jaxnas.scoring.nodes import Place, chain, merge_rows, own_variables
-from jaxnas.scoring.trie import Trie
-from jaxnas.sharding import Placement
-
-Metric = Callable[[jax.Array, jax.Array], jax.Array]
+from jaxnas.nets.paths import Variables
+from jaxnas.scoring.engine import SharingEngine, Values
+from jaxnas.scoring.nodes import Place, merge_rows, own_variables
+from jaxnas.scoring.trie import Step, Trie
 
 # More nodes per call would only take memory: the call itself costs far less
 # than a node.
@@ -73,145 +67,113 @@ def _merged(*rows):
   return rows[0] if len(rows) == 1 else merge_rows(jnp.stack(rows))
 
 
-class Wavefront:
-  """Scores distinct archs, sharing their prefixes.
+class Wavefront(SharingEngine):
+  """One call for some nodes of one layer; see `Engine`."""
 
-  Args:
-    supernet: the network.
-    bn_mode: where batch-norm statistics come from.
-    calibration: images that give them in the mode `recalibrate`.
-    batch_size: images scored at once.
-    metrics: functions of logits `[n, B, n_classes]` and labels `[B]`.
-    placement: each of its devices takes a share of the candidates.
-    max_live_bytes: bound on activations and statistics kept on each device.
-
-  Raises:
-    UserError: if a single path needs more.
-  """
-
-  def __init__(
-    self,
-    supernet: PathSupernet,
-    bn_mode: BnMode,
-    calibration: Images,
-    batch_size: int,
-    metrics: Mapping[str, Metric],
-    placement: Placement,
-    max_live_bytes: int,
-  ) -> None:
-    self._supernet, self._bn_mode = supernet, bn_mode
-    self._calibration = calibration
-    self._devices = list(placement.mesh.devices.flat)
-    self._places = chain(supernet)
-    self._capacity, self._most_paths = plan_memory(
-      supernet, bn_mode, calibration, batch_size, max_live_bytes
+  @functools.cached_property
+  def _capacity(self) -> tuple[int, ...]:
+    """Nodes per call of each place."""
+    share = (self.half - sum(self.node_bytes)) // len(self.places)
+    # A call keeps a row for each node it could take, so that a run of a single
+    # path must not exceed its half either.
+    rows = self.half // max(1, sum(self.row_bytes))
+    return tuple(
+      min(MOST_PER_CALL, 1 + share // size, max(1, rows))
+      for size in self.node_bytes
     )
 
-    def classify(variables, x, y):
+  @functools.cached_property
+  def _classify(self):
+    """Program: metrics of the last nodes."""
+
+    def run(variables, x, y):
       # One node at a time: over the whole pool, XLA takes another product for
       # few rows, and the last bit would depend on the memory there is.
       def node(x):
-        logits = supernet.logits(variables, x)
-        return {name: metric(logits, y) for name, metric in metrics.items()}
+        logits = self.supernet.logits(variables, x)
+        return {name: f(logits, y) for name, f in self.metrics.items()}
 
       return jax.lax.map(node, x)
 
-    self._classify = jax.jit(classify)
+    return jax.jit(run)
 
-  def __call__(
+  def _runs(self, archs: np.ndarray) -> Iterator[list[Step]]:
+    """Cuts candidates into runs whose statistics fit, each in its own order."""
+    steps = list(Trie(archs).walk(self._capacity))
+    kept = sum(self._capacity[s.layer] * self.row_bytes[s.layer] for s in steps)
+    if kept <= self.half or len(archs) == 1:
+      yield steps
+    else:
+      half = len(archs) // 2
+      yield from self._runs(archs[:half])
+      yield from self._runs(archs[half:])
+
+  def walk(
     self,
     variables: Variables,
     archs: np.ndarray,
-    x: jax.Array | Sequence[jax.Array],
-    y: jax.Array | Sequence[jax.Array],
-  ) -> dict[str, np.ndarray]:
-    """Scores archs.
-
-    Args:
-      variables: of the supernet.
-      archs: `int32[n, L]`, distinct, in lexicographic order.
-      x: b batches of images, `float32[B, H, W, C]` each.
-      y: their labels, `int32[B]` each.
-
-    Returns:
-      Of each metric its values `[n, b, B]` on the batches of images.
-    """
-    archs = with_fixed(self._supernet, archs)
-    shares = np.array_split(archs, min(len(self._devices), len(archs)))
-    results = [[] for _ in shares]
-    walks = [
-      self._score(device, variables, share, x, y, out)
-      for device, share, out in zip(
-        self._devices, shares, results, strict=False
-      )
-    ]
-    # Calls return before they have run: dealing them out in turn keeps all
-    # devices busy.
-    for _ in itertools.zip_longest(*walks):
-      pass
-    parts = [join(batches) for batches in itertools.chain(*results)]
-    return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
-
-  def _score(self, device, variables, archs, x, y, out: list) -> Iterator[None]:
-    """Yields after each call; appends one entry per run of paths to `out`."""
-    variables = on_device(variables, device)
-    own = own_variables(self._supernet, variables)
+    calibration: jax.Array,
+    x: jax.Array,
+    y: jax.Array,
+    n: int,
+    out: list,
+  ) -> Iterator[None]:
+    """See `SharingEngine`."""
+    own = own_variables(self.supernet, variables)
     classifier = {"params": {"classifier": variables["params"]["classifier"]}}
-    calibration = on_device(self._calibration.x, device)
-    x, y = on_device((x, y), device)
-    for first in range(0, len(archs), self._most_paths):
-      block = archs[first : first + self._most_paths]
-      steps = list(Trie(block).walk(self._capacity))
+    for steps in self._runs(archs):
       rows = [None] * len(steps)
-      if self._bn_mode == "recalibrate":
-        measured = []
-        for images in calibration:
-          pools = self._pools(images[None], device)
-          found = []
-          for step in steps:
-            l, call = step.layer, self._arguments(step)
-            pools[l + 1], row = _measuring(self._places[l])(
-              own[l], pools[l], pools[l + 1], *call
-            )
-            found.append(row)
-            yield
-          measured.append(found)
-        rows = [_merged(*of_step) for of_step in zip(*measured, strict=True)]
-        del pools, measured
+      if self.bn_mode == "recalibrate":
+        rows = yield from self._measure(own, steps, calibration)
       batches = []
-      for b in range(len(x)):
-        pools = self._pools(x[b][None], device)
+      for b in range(n):
+        pools = self._pools(x[b])
         values = []
         for step, row in zip(steps, rows, strict=True):
           l, call = step.layer, self._arguments(step)
-          pools[l + 1] = _applying(self._places[l], self._bn_mode)(
+          pools[l + 1] = _applying(self.places[l], self.bn_mode)(
             own[l], pools[l], pools[l + 1], *call, row
           )
-          if l == len(self._places) - 1:
+          if l == len(self.places) - 1:
             found = self._classify(classifier, pools[-1], y[b])
             values.append((found, len(step.choices)))
           yield
         batches.append(values)
-      out.append(batches)
+      out.append(functools.partial(_joined, batches))
 
-  def _arguments(self, step):
-    width = self._capacity[step.layer]
+  def _measure(self, own, steps: list[Step], calibration: jax.Array):
+    """Yields after each call; returns the statistics of each step."""
+    measured = []
+    for images in calibration:
+      pools = self._pools(images)
+      found = []
+      for step in steps:
+        l, call = step.layer, self._arguments(step)
+        pools[l + 1], row = _measuring(self.places[l])(
+          own[l], pools[l], pools[l + 1], *call
+        )
+        found.append(row)
+        yield
+      measured.append(found)
+    return [_merged(*of_step) for of_step in zip(*measured, strict=True)]
+
+  def _arguments(self, step: Step):
     n = len(step.choices)
-    pad = (0, width - n)
+    pad = (0, self._capacity[step.layer] - n)
     return np.pad(step.parents, pad), np.pad(step.choices, pad), np.int32(n)
 
-  def _pools(self, images: jax.Array, device: jax.Device) -> list[jax.Array]:
+  def _pools(self, images: jax.Array) -> list[jax.Array]:
     """Room for the nodes of each place; its inputs lie in the one below."""
-    pools = [self._supernet.cast(images)]
-    dtype = dtype_of(self._supernet.net)
-    for place, width in zip(self._places, self._capacity, strict=True):
+    pools = [self.supernet.cast(images[None])]
+    dtype = dtype_of(self.supernet.net)
+    for place, width in zip(self.places, self._capacity, strict=True):
       s = place.shape
-      shape = (width, images.shape[1], s.out_size, s.out_size, s.features)
-      pools.append(jnp.zeros(shape, dtype, device=device))
+      shape = (width, len(images), s.out_size, s.out_size, s.features)
+      pools.append(jnp.zeros(shape, dtype, device=images.device))
     return pools
 
 
-def join(batches: list[list[tuple[Tree, int]]]) -> dict[str, np.ndarray]:
+def _joined(batches: list[list[tuple[dict, int]]]) -> Values:
   """Values `[paths, b, B]` from those of each batch and call.
 
   On the host: the numbers of calls and nodes differ from set to set, and
@@ -227,57 +189,3 @@ def join(batches: list[list[tuple[Tree, int]]]) -> dict[str, np.ndarray]:
     )
     for name in columns[0][0]
   }
-
-
-def with_fixed(supernet: PathSupernet, archs: np.ndarray) -> np.ndarray:
-  """Archs with the only choice of each fixed place, `int32[n, places]`."""
-  before, after = len(supernet.stem), len(supernet.head)
-  return np.pad(archs, [(0, 0), (before, after)])
-
-
-def on_device(tree: Tree, device: jax.Device) -> Tree:
-  """A replicated tree as arrays of one device, copied only if it must be."""
-
-  def local(a):
-    if isinstance(a, jax.Array) and a.is_fully_replicated:
-      for shard in a.addressable_shards:
-        if shard.device == device:
-          return shard.data
-    return jax.device_put(a, device)
-
-  return jax.tree.map(local, tree)
-
-
-def plan_memory(
-  supernet: PathSupernet,
-  bn_mode: BnMode,
-  calibration: Images,
-  batch_size: int,
-  max_live_bytes: int,
-) -> tuple[tuple[int, ...], int]:
-  """Divides the memory: half for activations, half for statistics.
-
-  Returns:
-    Nodes per call of each place, paths whose statistics are kept at once.
-
-  Raises:
-    UserError: if a single path does not fit.
-  """
-  places = chain(supernet)
-  item = dtype_of(supernet.net).itemsize
-  node = [
-    batch_size * p.shape.out_size**2 * p.shape.features * item for p in places
-  ]
-  stats = 0
-  if bn_mode == "recalibrate":
-    stats = len(calibration.x) * sum(8 * p.width for p in places)
-  half = max_live_bytes // 2
-  need = 2 * max(sum(node), stats)
-  if need > max_live_bytes:
-    raise UserError(
-      f"score.max_live_bytes is {max_live_bytes:,}; one path of {batch_size:,}"
-      f" images needs {need:,}. Raise it, or lower score.batch_size."
-    )
-  share = (half - sum(node)) // len(places)
-  fits = [min(MOST_PER_CALL, 1 + share // size) for size in node]
-  return tuple(fits), max(1, half // max(stats, 1))
