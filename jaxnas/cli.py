@@ -1,7 +1,6 @@
 """The command line: parse, call, print. All logic lives below."""
 
 import dataclasses
-import json
 import logging
 import os
 import sys
@@ -13,6 +12,8 @@ import tyro
 from jaxnas.bench.options import (
   KernelOptions,
   Options,
+  PredictOptions,
+  ProfileOptions,
   ScoreOptions,
   TrainOptions,
 )
@@ -60,7 +61,26 @@ class Train(Stage):
 
 @dataclasses.dataclass
 class Search(Stage):
-  """Search with the trained supernet and pick the winner."""
+  """Search with the trained supernet, or a benchmark table, for a winner.
+
+  After a search with a predictor (the method gcn), each `--budget` is looked up
+  in what the search left behind; the supernet is not touched again.
+  """
+
+  config: Annotated[
+    tyro.conf.Positional[str], tyro.conf.arg(metavar="CONFIG")
+  ] = ""
+  """Config file, `FILE.py` or `FILE.py:variant`; shipped ones by name. With
+  --table it may be left out: 200 evaluations of regularised evolution."""
+  workdir: Path | None = None
+  """Folder for everything the run writes; with --table optional."""
+  budget: Annotated[
+    tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="BUDGET")
+  ] = dataclasses.field(default_factory=list)
+  """Upper bounds such as `macs<=60M,params<=5M`; after a search with a
+  predictor it may be repeated."""
+  table: Path | None = None
+  """Search this table of results (docs/tables.md) instead of a supernet."""
 
 
 @dataclasses.dataclass
@@ -134,7 +154,8 @@ class Bench:
   what: Annotated[
     Annotated[ScoreOptions, tyro.conf.subcommand("score")]
     | Annotated[TrainOptions, tyro.conf.subcommand("train")]
-    | Annotated[KernelOptions, tyro.conf.subcommand("kernels")],
+    | Annotated[KernelOptions, tyro.conf.subcommand("kernels")]
+    | Annotated[PredictOptions, tyro.conf.subcommand("predict")],
     tyro.conf.arg(name=""),
   ]
 
@@ -154,6 +175,7 @@ Command = (
   | Annotated[Report, tyro.conf.subcommand("report")]
   | Annotated[Score, tyro.conf.subcommand("score")]
   | Annotated[Bench, tyro.conf.subcommand("bench")]
+  | Annotated[ProfileOptions, tyro.conf.subcommand("profile")]
   | Annotated[Cost, tyro.conf.subcommand("cost")]
   | Annotated[List, tyro.conf.subcommand("list")]
 )
@@ -187,7 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
   if command.json:
     print(to_json(result))
   else:
-    verb = type(command).__name__.lower()
+    verb = _verb(command)
     print(text(verb, result, getattr(command, "workdir", None)))
 
 
@@ -196,29 +218,49 @@ def _say(error: Exception, status: int) -> int:
   return status
 
 
+def _verb(command) -> str:
+  return type(command).__name__.lower().removesuffix("options")
+
+
 def _call(command) -> dict:
   if isinstance(command, List):
-    return _list(command.what)
+    from jaxnas.catalogue import catalogue
+
+    return catalogue(command.what)
   if isinstance(command, Cost):
-    return _cost(command)
-  if isinstance(command, Bench):
-    return _bench(command.what)
+    from jaxnas.catalogue import cost, read_space
+
+    space = read_space(command.space, command.options, command.classes)
+    return cost(space, command.arch)
+  if isinstance(command, Bench | ProfileOptions):
+    return _bench(getattr(command, "what", command))
   return _stage(command)
 
 
 def _stage(command: Stage) -> dict:
   from jaxnas.config import load_config, override
 
-  config = load_config(command.config)
-  given = {
-    "seed": command.seed,
-    "data.source": command.data,
-    "budget": command.budget,
-  }
-  config = override(
-    config,
-    [*command.set, *(f"{k}={v}" for k, v in given.items() if v is not None)],
-  )
+  if isinstance(command, Search) and command.table:
+    return _search_table(command)
+  if not command.config or command.workdir is None:
+    raise UserError(
+      "search takes CONFIG and --workdir DIR, or --table PATH for a table of"
+      " results."
+    )
+  config = override(load_config(command.config), _overrides(command))
+  budgets = command.budget if isinstance(command, Search) else None
+  if budgets:
+    from jaxnas.methods import get_method
+
+    method = get_method(config.method)
+    if method.search_config(config.search).algorithm != "segments":
+      if len(budgets) > 1:
+        raise UserError(
+          f"method {config.method} searches for one budget, not for"
+          f" {len(budgets)}; several are looked up after a search with a"
+          " predictor (method gcn, or search.algorithm=segments)."
+        )
+      config, budgets = override(config, [f"budget={budgets[0]}"]), None
   if command.resume == "never" and (command.workdir / "config.json").exists():
     raise UserError(
       f"{command.workdir} already holds a run and --resume is never; use"
@@ -228,15 +270,43 @@ def _stage(command: Stage) -> dict:
   from jaxnas.experiment import Experiment
 
   experiment = Experiment(config, command.workdir)
-  verb = type(command).__name__.lower()
+  verb = _verb(command)
   if isinstance(command, Score):
-    archs = _read_archs(command.archs, experiment.setup.space)
+    from jaxnas.catalogue import read_archs
+
+    archs = read_archs(command.archs, experiment.setup.space)
     return experiment.score(archs, command.race)
   if isinstance(command, Rank):
     return experiment.rank(command.truth)
   if isinstance(command, Export):
     return experiment.export(command.weights)
+  if budgets:
+    return experiment.look_up(budgets)
   return getattr(experiment, verb)()
+
+
+def _overrides(command: Stage) -> list[str]:
+  given = {"seed": command.seed, "data.source": command.data}
+  if not isinstance(command, Search):
+    given["budget"] = command.budget
+  return [
+    *command.set,
+    *(f"{k}={v}" for k, v in given.items() if v is not None),
+  ]
+
+
+def _search_table(command: Search) -> dict:
+  from jaxnas.config import load_config, override
+  from jaxnas.table_search import DEFAULT, search_table
+
+  config = load_config(command.config) if command.config else DEFAULT
+  if len(command.budget) > 1:
+    raise UserError(
+      "a search of a table keeps one --budget; join several bounds with commas."
+    )
+  budget = [f"budget={text}" for text in command.budget]
+  config = override(config, [*_overrides(command), *budget])
+  return search_table(config, command.table, command.workdir)
 
 
 def _compilation_cache() -> None:
@@ -247,34 +317,7 @@ def _compilation_cache() -> None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
 
 
-def _read_archs(given: list[str], space):
-  import csv
-
-  import numpy as np
-
-  archs = []
-  for item in given:
-    path = Path(item)
-    if not path.is_file():
-      if path.suffix in (".csv", ".txt"):
-        raise UserError(f"no file {item!r}.")
-      archs.append(space.from_string(item))
-      continue
-    try:
-      lines = path.read_text().splitlines()
-    except UnicodeDecodeError as error:
-      raise UserError(f"{path} is not a text file ({error}).") from error
-    if lines and "arch" in lines[0].split(","):
-      found = [row["arch"] for row in csv.DictReader(lines)]
-    else:
-      found = [line for line in lines if line.strip()]
-    archs += [space.from_string(line) for line in found]
-  if not archs:
-    raise UserError("no archs given; use --archs 2-0-3 or --archs FILE.")
-  return np.stack(archs)
-
-
-def _bench(options: Options) -> dict:
+def _bench(options: Options | PredictOptions) -> dict:
   # The compilation cache stays off: compile times are part of the result.
   from jaxnas.memory import keep_freed_memory
 
@@ -283,84 +326,10 @@ def _bench(options: Options) -> dict:
     from jaxnas.bench.score import bench_score as run
   elif isinstance(options, TrainOptions):
     from jaxnas.bench.train import bench_train as run
+  elif isinstance(options, PredictOptions):
+    from jaxnas.bench.predict import bench_predict as run
+  elif isinstance(options, ProfileOptions):
+    from jaxnas.bench.latency import profile as run
   else:
     from jaxnas.bench.kernels import bench_kernels as run
   return run(options)
-
-
-def _cost(command: Cost) -> dict:
-  from jaxnas.costs import cost_tables, layer_rows
-  from jaxnas.spaces import get_space
-
-  try:
-    options = json.loads(command.options)
-  except json.JSONDecodeError:
-    options = None
-  if not isinstance(options, dict):
-    raise UserError(f"--options takes a JSON object, not {command.options!r}.")
-  space = get_space(command.space, **options)
-  if command.classes:
-    space = space.replace(n_classes=command.classes)
-  arch = space.from_string(command.arch)
-  costs = {n: int(t(arch[None])[0]) for n, t in cost_tables(space).items()}
-  return {
-    "space": space.name,
-    "arch": space.to_string(arch),
-    **costs,
-    "layers": layer_rows(space, arch),
-  }
-
-
-def _list(what: str) -> dict:
-  if what == "spaces":
-    from jaxnas.spaces import SPACES, get_space
-
-    rows = []
-    for name in SPACES:
-      space = get_space(name)
-      rows.append(
-        {
-          "name": name,
-          "layers": space.n_layers,
-          "choices": int(space.n_choices.max()),
-          "archs": space.size,
-          "image_size": space.image_size,
-          "presets": [p for p, _ in space.presets],
-        }
-      )
-  elif what == "methods":
-    from jaxnas.methods import METHODS
-
-    rows = [
-      {"name": m.name, "paper": m.paper, "fidelity": m.fidelity}
-      for m in METHODS.values()
-    ]
-  elif what == "configs":
-    import ast
-
-    from jaxnas.config import config_files
-
-    rows = []
-    for path in config_files():
-      tree = ast.parse(path.read_text())
-      variants = [
-        node.name
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
-      ]
-      about = (ast.get_docstring(tree) or "").splitlines()[:1]
-      rows.append(
-        {
-          "name": f"configs/{path.name}",
-          "variants": variants,
-          "about": " ".join(about),
-        }
-      )
-  else:
-    from jaxnas.data import SOURCES
-
-    rows = [
-      {"name": name, "about": " ".join((f.__doc__ or "").split("\n")[:1])}
-      for name, f in SOURCES.items()
-    ]
-  return {what: rows}

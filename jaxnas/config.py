@@ -195,12 +195,103 @@ class ScoreConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PredictorConfig:
+  """What predicts the accuracy of archs from those scored.
+
+  The constants below `kind` belong to the neural predictors `gcn` and `mlp`;
+  `ridge` and `default` find theirs in the labels.
+
+  Attributes:
+    kind: `default` (a Gaussian process behind a learned link, ours), `gcn`,
+      `ridge` (on one-hot choices) or `mlp`.
+    ensemble: networks trained side by side; their standard deviation is the
+      spread.
+    layers: graph convolutions, or hidden layers of the MLP.
+    width: features of each.
+    directed: two weight matrices, along the edges and against them, averaged
+      (Neural Predictor, arXiv 1912.00848), instead of one for both.
+    readout: the graph's value is read from its `global` node, or is the
+      `mean` over all nodes.
+    shared_slots: nodes share the slots of their choices, as where choice 3 is
+      the same operator everywhere; else each node has slots of its own, as a
+      super-cell needs.
+    loss: `mse`, `huber` (both on standardised labels) or `ranking` (hinge on
+      all pairs of a batch).
+    learning_rate: of AdamW at the start; a cosine takes it to 0.
+    weight_decay: decoupled.
+    epochs: passes over the labels.
+    batch_size: labels of a step.
+    validation: share of the labels, drawn anew for each network, that decides
+      which epoch's weights are kept; 0 keeps the last.
+    patience: epochs without a better one after which a network is done; 0
+      never stops before `epochs`.
+  """
+
+  kind: Literal["default", "gcn", "ridge", "mlp"] = "default"
+  ensemble: int = 4
+  layers: int = 4
+  width: int = 64
+  directed: bool = False
+  readout: Literal["global", "mean"] = "global"
+  shared_slots: bool = False
+  loss: Literal["mse", "huber", "ranking"] = "mse"
+  learning_rate: float = 1e-3
+  weight_decay: float = 1e-5
+  epochs: int = 300
+  batch_size: int = 64
+  validation: float = 0.2
+  patience: int = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentsConfig:
+  """The segment-wise search with a predictor (arXiv 2004.08423).
+
+  Attributes:
+    first: cells of the first segment (paper).
+    later: nodes of each later segment, its super-cell included (paper).
+    top_k: sub-archs kept as the choices of the next super-cell (paper).
+    samples: archs scored for each segment (ours).
+    completion: how layers behind the segment are filled while it is searched
+      (ours): `random`, a new completion for each sample; `average`, the mean
+      over several; `fixed`, the cheapest choices for all.
+    completions: of `average`.
+    candidates: sub-archs with the best predictions that are scored once more
+      (ours).
+    rescore: completions that each of them is scored with.
+    refits: the candidates come in so many parts, and before each the predictor
+      is fitted anew (ours).
+    min_distance: least number of layers in which kept sub-archs differ (ours).
+    cost_bins: ranges of cost from which candidates and kept sub-archs are
+      taken alike, so that small ones survive for small budgets (ours).
+    cost: the cost of these bins.
+    refine: archs of a final evolution around the best (ours); 0 for none.
+    batch: archs scored between two checkpoints.
+  """
+
+  first: int = 7
+  later: int = 7
+  top_k: int = 6
+  samples: int = 2000
+  completion: Literal["random", "average", "fixed"] = "random"
+  completions: int = 4
+  candidates: int = 50
+  rescore: int = 1
+  refits: int = 1
+  min_distance: int = 0
+  cost_bins: int = 1
+  cost: str = "macs"
+  refine: int = 0
+  batch: int = 1000
+
+
+@dataclasses.dataclass(frozen=True)
 class SearchConfig:
   """The search over archs.
 
   Attributes:
-    algorithm: `nsga2`, `evolution` (regularised) or `random`; `auto` is the
-      method's own.
+    algorithm: `nsga2`, `evolution` (regularised), `segments` (with a
+      predictor) or `random`; `auto` is the method's own.
     population: archs kept from one generation to the next.
     generations: rounds after the first population.
     offspring: new archs of each round; 0 takes the population's size.
@@ -213,9 +304,13 @@ class SearchConfig:
       summing to 1.
     controller_learning_rate: step size of the controller's PPO.
     front: archs picked equispaced along the final front.
+    segments: the constants of `segments`; its rounds and sizes are its own.
+    predictor: what `segments` predicts with.
   """
 
-  algorithm: Literal["auto", "nsga2", "evolution", "random"] = "auto"
+  algorithm: Literal["auto", "nsga2", "evolution", "segments", "random"] = (
+    "auto"
+  )
   population: int = 70  # recalled, unverified
   generations: int = 200  # recalled, unverified
   offspring: int = 0
@@ -231,6 +326,8 @@ class SearchConfig:
   mutators: tuple[float, ...] = (0.2, 0.65, 0.15)  # recalled, unverified
   controller_learning_rate: float = 0.05
   front: int = 3
+  segments: SegmentsConfig = SegmentsConfig()
+  predictor: PredictorConfig = PredictorConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,11 +398,16 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
-  """Everything that decides the result of a run, apart from the machine."""
+  """Everything that decides the result of a run, apart from the machine.
+
+  `latency` holds tables as `NAME=PATH`, which make `latency.NAME` a cost; the
+  other plain fields are a name, a seed and a budget on costs.
+  """
 
   method: str = "fairnas"
   seed: int = 0
   budget: str = ""
+  latency: tuple[str, ...] = ()
   space: SpaceConfig = SpaceConfig()
   data: DataConfig = DataConfig()
   net: NetConfig = NetConfig()

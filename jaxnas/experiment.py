@@ -22,13 +22,17 @@ from jaxnas.costs import format_count, supernet_params
 from jaxnas.errors import UserError, unknown
 from jaxnas.memory import keep_freed_memory
 from jaxnas.methods import (
+  answer,
   check_inherited,
+  evidence,
+  fitted_accuracies,
   fleet_batches,
   get_method,
   inherited,
   load_supernet,
   make_setup,
   ranking_archs,
+  read_lookup,
   read_truth,
   search_archs,
   standalone_accuracies,
@@ -37,6 +41,7 @@ from jaxnas.methods import (
   train_supernet,
   train_winner,
   write_fairness,
+  write_lookup,
 )
 from jaxnas.nets import PlainNetwork, export_network
 from jaxnas.report import report as write_report
@@ -47,7 +52,9 @@ from jaxnas.scoring import (
   race_archs,
 )
 from jaxnas.search import (
+  SegmentSearch,
   archive_archs,
+  finalists,
   parse_objective,
   pick_equispaced,
   single_best,
@@ -137,9 +144,8 @@ class Experiment:
     found, seconds = search_archs(setup, searcher, objective)
     archive = found["archive"]
     front = pareto_front(found, setup.space, searcher.objectives)
-    rows = sorted(front.index.tolist())
+    rows = finalists(found, setup.space, searcher.objectives)
     metrics = archive["metrics"].items()
-    # Off the front, some arch is better in one objective and worse in none.
     candidates = {
       "archs": [archive["archs"][i] for i in rows],
       "metrics": {name: [values[i] for i in rows] for name, values in metrics},
@@ -148,7 +154,8 @@ class Experiment:
     index = archive["archs"].index(winner.tolist())
     with open(self.workdir / "archs.csv", newline="") as file:
       table = list(csv.DictReader(file))
-    write_csv(self.workdir / "pareto.csv", [table[i] for i in rows])
+    shown = sorted(front.index.tolist())
+    write_csv(self.workdir / "pareto.csv", [table[i] for i in shown])
     picked = pick_equispaced(front, setup.config.search.front)
     result = {
       "arch": setup.space.to_string(winner),
@@ -171,9 +178,50 @@ class Experiment:
       row["macs"], row["params"] = int(row["macs"]), int(row["params"])
     cut = inherited(setup, state.variables, winner)
     check_inherited(setup, cut, winner, result["accuracy"])
+    start = time.monotonic()
+    if isinstance(searcher, SegmentSearch):
+      write_lookup(self.workdir, searcher, found)
+      rng = np.random.default_rng(setup.seed("evidence"))
+      ranking = self.config.ranking
+      write_json(
+        self.workdir / "predictors.json",
+        {
+          "segments": evidence(
+            searcher, found, rng, ranking.bootstrap, ranking.confidence
+          ),
+          "predictor": self.config.search.predictor.kind,
+          "confidence": ranking.confidence,
+        },
+      )
     write_json(self.workdir / "search.json", result)
-    self._record("search", seconds)
+    self._record("search", seconds + time.monotonic() - start)
     return {"stage": "search", **result}
+
+  def look_up(self, budgets: list[str]) -> dict:
+    """Answers budgets from what a search with a predictor left behind.
+
+    Searches first if that has not been done; otherwise the supernet is not
+    touched.
+
+    Args:
+      budgets: such as `macs<=60M,params<=5M`.
+
+    Returns:
+      The content of `lookup.json`, all answers so far, with those to
+      `budgets` under `answers`.
+    """
+    if not (self.workdir / "search.json").is_file():
+      self.search()
+    setup = self.setup
+    answers = answer(
+      read_lookup(self.workdir), budgets, setup.parse_budget,
+      setup.space.to_string,
+    )  # fmt: skip
+    path = self.workdir / "lookup.json"
+    before = read_json(path)["answers"] if path.is_file() else []
+    kept = [row for row in before if row["budget"] not in budgets]
+    write_json(path, {"answers": kept + answers})
+    return {"stage": "search", "answers": answers}
 
   def rank(self, truth: Path | None = None) -> dict:
     """Compares supernet and stand-alone accuracies.
@@ -213,7 +261,7 @@ class Experiment:
       **compare_rankings(
         supernet, accuracy, costs, config.top_k,
         np.random.default_rng(setup.seed("bootstrap")),
-        config.bootstrap, config.confidence,
+        config.bootstrap, config.confidence, fitted_accuracies(setup, archs),
       ),
       "archs": [
         {
@@ -492,7 +540,7 @@ class Experiment:
   def _alarm(self, objective) -> None:
     """Calls out a supernet that is no better than guessing."""
     rng = np.random.default_rng(0)
-    probes = self.setup.budget.sample(rng, self.setup.space, 8)
+    probes = self.setup.budget.sample(rng, 8)
     mean = float(objective(probes)["accuracy"].mean())
     labels = self.setup.data.validation.labels
     chance = float(np.bincount(labels).max() / len(labels))

@@ -100,6 +100,11 @@ def _rank_text(result: dict) -> str:
       f"{name} alone: tau-b {_interval(row)}; supernet minus it"
       f" {_interval(row['gain'])}"
     )
+  for name, row in result.get("fits", {}).items():
+    lines.append(
+      f"{name} fitted to supernet accuracies: tau-b {_interval(row)}; it minus"
+      f" the supernet {_interval(row['gain'])}"
+    )
   return "\n".join(lines)
 
 
@@ -119,11 +124,62 @@ def _run_text(result: dict, workdir: Path) -> str:
   )
 
 
+def _search_text(result: dict) -> str:
+  if "answers" in result:
+    return "looked up, without a new score:\n" + _table(result["answers"])
+  if "table" in result:
+    best = result["best"]
+    (name,) = set(best) - {"arch"}
+    return (
+      f"{result['table']}, {result['algorithm']}: {result['evaluated']} of"
+      f" {result['of']:,} archs evaluated,"
+      f" budget {result['budget'] or 'none'}\n"
+      f"found {result['arch']} with {name} {result[name]:.5g}; best of the"
+      f" table {best['arch']} with {best[name]:.5g}, regret"
+      f" {result['regret']:.3g}"
+    )
+  rows = {k: v for k, v in result.items() if not isinstance(v, list | dict)}
+  return "\n".join(f"{k}: {v}" for k, v in rows.items())
+
+
+def _profile_text(result: dict) -> str:
+  lines = [
+    f"wrote {result['table']}: {result['rows']} rows from"
+    f" {result['programs']} programs, compiled in"
+    f" {result['compile']['seconds']:.1f} s and timed in"
+    f" {result['measure_seconds']:.1f} s",
+    "quartiles lie apart by (share of the median): blocks"
+    f" {result['spread']['blocks']['median']:.1%}, at most"
+    f" {result['spread']['blocks']['largest']:.1%}",
+  ]
+  if result["held_out"]:
+    rows = [
+      {
+        "predicted by": step,
+        "networks": e["n"],
+        "R2": _interval(e["r2"]),
+        "tau-b": _interval(e["kendall_tau_b"]),
+        "mean error": f"{e['mean_relative_error']:.1%}",
+        "largest": f"{e['largest_relative_error']:.1%}",
+        "bias": f"{e['bias']:+.1%}",
+      }
+      for step, e in result["held_out"]["errors"].items()
+    ]
+    lines.append(
+      "on whole networks that the table has not seen (measured: blocks added"
+      " up; empty_call: less an empty call for each; calibrated: scale and"
+      " offset fitted on other networks):\n" + _table(rows)
+    )
+  return "\n".join(lines)
+
+
 def _bench_text(result: dict) -> str:
   m = result["machine"]
+  what = f"bench {result['bench']} on space {result['space']}"
+  if "layers" in result:
+    what += f" ({result['layers']} layers), {result['precision']}"
   title = (
-    f"bench {result['bench']} on space {result['space']}"
-    f" ({result['layers']} layers), {result['precision']}\n"
+    f"{what}\n"
     f"{m['n_devices']} x {m['device']}, {m['cores']} cores ({m['processor']}),"
     f" jax {m['jax']}; medians of {result['repeats']} rounds [min .. max]"
   )
@@ -247,6 +303,24 @@ def _bench_kernels_text(result: dict) -> str:
   )
 
 
+def _bench_predict_text(result: dict) -> str:
+  rows = [
+    {
+      "predictor": row["kind"],
+      "fit s": f"{row['fit_seconds']:.2f}",
+      "fit set-up s": f"{row['fit_setup']['seconds']:.2f}",
+      "predict s": _spread(row["seconds"]),
+      "archs/s": _spread(row["archs_per_second"]),
+      "set-up s": f"{row['setup']['seconds']:.2f}",
+    }
+    for row in result["rows"]
+  ]
+  return (
+    f"all {result['archs']:,} sub-archs of one segment, after a fit to"
+    f" {result['labels']} labels\n{_table(rows)}"
+  )
+
+
 def _spread(value: dict, scale: float = 1.0) -> str:
   median, low, high = (value[k] * scale for k in ("median", "min", "max"))
   return f"{median:.4g} [{low:.3g} .. {high:.3g}]"
@@ -274,6 +348,7 @@ def _peak_of(arm: dict) -> str:
 
 _BENCHES: dict[str, Callable[[dict], str]] = {
   "kernels": _bench_kernels_text,
+  "predict": _bench_predict_text,
   "score": _bench_score_text,
   "train": _bench_train_text,
 }
@@ -281,6 +356,8 @@ _WRITERS: dict[str, Callable[[dict], str]] = {
   "bench": _bench_text,
   "cost": _cost_text,
   "list": _list_text,
+  "profile": _profile_text,
   "rank": _rank_text,
   "score": _score_text,
+  "search": _search_text,
 }

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 log = logging.getLogger("jaxnas")
 
 
@@ -69,6 +71,19 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     table.writeheader()
     table.writerows(rows)
   write_atomic(path, text.getvalue())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes arrays of numbers as one compressed `.npz`."""
+  data = io.BytesIO()
+  np.savez_compressed(data, **arrays)
+  write_atomic(path, data.getvalue())
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+  """Reads what `write_arrays` wrote; runs no code from the file."""
+  with np.load(path, allow_pickle=False) as file:
+    return dict(file)
 
 
 class Journal:

@@ -15,16 +15,16 @@ def repo() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
-  """Finds a file of the shared folder, or skips the test if it is absent.
+  """Finds a data file, or a folder of them, or skips the test without it.
 
-  The folder is `<repo>/../shared`, or what `JAXNAS_SHARED` says.
+  The folder is `<repo>/../shared/data`, or what `JAXNAS_DATA` says.
   """
-  root = Path(os.environ.get("JAXNAS_SHARED", REPO.parent / "shared"))
+  root = Path(os.environ.get("JAXNAS_DATA", REPO.parent / "shared" / "data"))
 
-  def find(relative: str) -> Path:
-    path = root / relative
+  def find(name: str) -> Path:
+    path = root / name
     if not path.exists():
-      pytest.skip(f"no {path}; set JAXNAS_SHARED to the shared folder")
+      pytest.skip(f"no {path}; set JAXNAS_DATA to the folder of the data sets")
     return path
 
   return find

@@ -11,10 +11,10 @@ FLOORS = {
   "config": 1, "checkpoint": 1, "sharding": 1, "writer": 1,
   "memory": 1, "compilations": 1,
   "spaces": 1, "costs": 1,
-  "nets": 2, "data": 2, "predictors": 2,
+  "nets": 2, "data": 2, "predictors": 2, "tables": 2,
   "training": 3, "scoring": 3, "search": 3,
   "methods": 4, "report": 4, "bench": 4,
-  "experiment": 5,
+  "experiment": 5, "table_search": 5, "catalogue": 5,
   "cli": 6, "printing": 6, "__main__": 6,
 }  # fmt: skip
 
@@ -22,6 +22,7 @@ FLOORS = {
 SIDEWAYS = {
   ("arch", "errors"),  # every file may say no
   ("costs", "spaces"),  # costs are derived from the space's data
+  ("costs", "writer"),  # a latency table is a CSV file
   (
     "spaces",
     "config",
@@ -48,6 +49,7 @@ MAX_LINES = 400
 LONG = {
   "config.py": "one schema of every option, and how to set one",
   "experiment.py": "the only composer: all stages in reading order",
+  "search/segments.py": "one searcher: all phases in reading order",
   "nets/paths.py": "the supernet: one module whose parts share the routing",
 }
 

@@ -24,7 +24,6 @@ from jaxnas.data.sources import SOURCES, read_digits
 from jaxnas.errors import RunError, UserError
 from jaxnas.experiment import Experiment
 from jaxnas.methods import (
-  distinct,
   inherited,
   load_supernet,
   make_space,
@@ -621,25 +620,6 @@ def test_evenly_spaced_selection(config, finished, tmp_path, monkeypatch):
   np.testing.assert_array_equal(
     seen[0], [[int(c) for c in r["arch"]] for r in out["archs"]]
   )
-
-
-@pytest.mark.parametrize("n", [1, 3, 27])
-def test_distinct_archs(config, n):
-  space = make_space(config)
-  archs = distinct(np.random.default_rng(0), space, n)
-  assert archs.dtype == np.int32
-  assert len({a.tobytes() for a in archs}) == n == len(archs)
-  space.validate(archs)
-
-
-def test_distinct_archs_are_uniform(config):
-  space = make_space(config)
-  rng = np.random.default_rng(0)
-  for n in (1, 5):  # drawn, and listed
-    draws = np.concatenate([distinct(rng, space, n) for _ in range(2700 // n)])
-    code = draws @ [9, 3, 1]
-    counts = np.bincount(code, minlength=27)
-    assert stats.chisquare(counts).pvalue > 1e-3
 
 
 # Searches and methods -------------------------------------------------------

@@ -6,7 +6,7 @@ No JAX is imported, so that help and a wrong flag answer at once.
 import dataclasses
 from typing import Literal
 
-from jaxnas.config import ScoreConfig
+from jaxnas.config import PredictorConfig, ScoreConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,3 +81,54 @@ class KernelOptions(Options):
 
   batch_size: int = 32
   """Images."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProfileOptions(Options):
+  """Latency table of a space, measured on this device.
+
+  Every distinct block is timed as a compiled inference program of its own, and
+  so are whole networks that the table has not seen, all turn about. What the
+  table predicts for them is reported before and after correction.
+  """
+
+  space: str = dataclasses.field()
+  """Registered space, or a Python file with `get_space`."""
+  out: str
+  """File of the table, `.csv` (or `.yaml`, as ProxylessNAS writes it)."""
+  options: str = "{}"
+  """Arguments of the space as JSON, `{"se_ratio": 0.5}`."""
+  batch_size: int = 1
+  """Images of one call."""
+  repeats: int = 10
+  """Timed rounds; every program takes one turn in each."""
+  held_out: int = 20
+  """Whole networks, uniformly drawn; half of them fit the correction."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictOptions:
+  """Sub-archs per second: every predictor over all of one segment.
+
+  Labels are random; what is timed does not depend on them. Seconds of the fit
+  are those of a second one, compiled before.
+  """
+
+  nodes: int = 7
+  """Cells of the segment, its super-cell included."""
+  choices: int = 6
+  """Choices of each."""
+  labels: int = 2000
+  """Scored archs that the predictors are fitted to."""
+  kinds: tuple[Literal["default", "gcn", "ridge", "mlp"], ...] = (
+    "default", "gcn", "ridge", "mlp",
+  )  # fmt: skip
+  """Predictors."""
+  ensemble: int = PredictorConfig().ensemble
+  """Networks of a neural predictor."""
+  repeats: int = 3
+  """Timed rounds; each predictor takes one turn in each."""
+  seed: int = 0
+  """Of labels and fits."""
+  json: bool = False
+  """Print one JSON object on stdout."""

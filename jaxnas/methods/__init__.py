@@ -1,7 +1,7 @@
 """Published methods, one page each. A new one: a file and a line here."""
 
 from jaxnas.errors import unknown
-from jaxnas.methods import fairnas, spos
+from jaxnas.methods import fairnas, gcn, spos
 from jaxnas.methods.base import (
   Method,
   fleet_batches,
@@ -13,8 +13,14 @@ from jaxnas.methods.base import (
   train_supernet,
   write_fairness,
 )
+from jaxnas.methods.lookup import (
+  answer,
+  evidence,
+  fitted_accuracies,
+  read_lookup,
+  write_lookup,
+)
 from jaxnas.methods.ranking import (
-  distinct,
   ranking_archs,
   read_truth,
   standalone_accuracies,
@@ -22,7 +28,9 @@ from jaxnas.methods.ranking import (
 from jaxnas.methods.setup import Setup, make_setup, make_space
 from jaxnas.methods.winner import check_inherited, inherited, train_winner
 
-METHODS: dict[str, Method] = {m.name: m for m in (fairnas.METHOD, spos.METHOD)}
+METHODS: dict[str, Method] = {
+  m.name: m for m in (fairnas.METHOD, spos.METHOD, gcn.METHOD)
+}
 
 
 def get_method(name: str) -> Method:
@@ -37,9 +45,11 @@ def get_method(name: str) -> Method:
 
 
 __all__ = [
-  "METHODS", "Method", "Setup", "check_inherited", "distinct",
-  "fleet_batches", "get_method", "inherited", "load_supernet", "make_setup",
-  "make_space", "ranking_archs", "read_truth", "search_archs",
+  "METHODS", "Method", "Setup", "answer", "check_inherited", "evidence",
+  "fitted_accuracies", "fleet_batches", "get_method", "inherited",
+  "load_supernet", "make_setup",
+  "make_space", "ranking_archs", "read_lookup", "read_truth", "search_archs",
   "standalone_accuracies", "supernet_batches", "supernet_objective",
   "train_fleet", "train_supernet", "train_winner", "write_fairness",
+  "write_lookup",
 ]  # fmt: skip

@@ -11,13 +11,20 @@ import moocore
 import numpy as np
 
 from jaxnas import arch as arch_lib
-from jaxnas.config import RetrainConfig
+from jaxnas.config import RetrainConfig, SearchConfig
 from jaxnas.data import Batches
 from jaxnas.errors import UserError
 from jaxnas.methods.setup import Setup
 from jaxnas.nets import Fleet, Variables, group_names
 from jaxnas.scoring import FleetEvaluator
-from jaxnas.search import Searcher, front, parse_objective, run_search
+from jaxnas.search import (
+  Searcher,
+  front,
+  make_searcher,
+  parse_objective,
+  planned_rounds,
+  run_search,
+)
 from jaxnas.training import (
   PathSampler,
   Schedule,
@@ -43,14 +50,25 @@ class Method:
     paper: title and arXiv id.
     fidelity: one sentence on what is the paper's and what is ours.
     sampler: `(setup) -> PathSampler` of its supernet training.
-    searcher: `(setup) -> Searcher` of its search.
+    algorithm: its search, what `search.algorithm=auto` means.
   """
 
   name: str
   paper: str
   fidelity: str
   sampler: Callable[[Setup], PathSampler]
-  searcher: Callable[[Setup], Searcher]
+  algorithm: str
+
+  def search_config(self, config: SearchConfig) -> SearchConfig:
+    """The constants of a search, with this method's algorithm for `auto`."""
+    if config.algorithm != "auto":
+      return config
+    return dataclasses.replace(config, algorithm=self.algorithm)
+
+  def searcher(self, setup: Setup) -> Searcher:
+    """The search of a run."""
+    config = self.search_config(setup.config.search)
+    return make_searcher(config, setup.space, setup.budget, setup.costs)
 
 
 def supernet_template(
@@ -175,7 +193,7 @@ def search_archs(
   Returns:
     The final state and the seconds spent over all sessions.
   """
-  rounds = setup.config.search.generations + 1
+  rounds = planned_rounds(searcher, setup.config.search)
   checkpoints = setup.checkpoints("search")
   state, rows, spent = searcher.init(setup.seed("search")), [], 0.0
   found = checkpoints.restore({"round": np.zeros((), np.int32)})

@@ -23,7 +23,6 @@ import dataclasses
 
 from jaxnas.methods.base import Method
 from jaxnas.methods.setup import Setup
-from jaxnas.search import Searcher, make_searcher
 from jaxnas.training import PathSampler, make_sampler
 
 
@@ -35,14 +34,7 @@ def sampler(setup: Setup) -> PathSampler:
   return make_sampler(config, setup.space)
 
 
-def searcher(setup: Setup) -> Searcher:
-  """NSGA-II with weighted crowding and hierarchical mutation (recalled)."""
-  config = setup.config.search
-  if config.algorithm == "auto":
-    config = dataclasses.replace(config, algorithm="nsga2")
-  return make_searcher(config, setup.space, setup.budget, setup.costs)
-
-
+# NSGA-II with weighted crowding and hierarchical mutation is recalled.
 METHOD = Method(
   name="fairnas",
   paper="FairNAS: Rethinking Evaluation Fairness of Weight Sharing Neural"
@@ -50,5 +42,5 @@ METHOD = Method(
   fidelity="training step from the paper; loss sum and shared batch from"
   " reimplementations; search constants recalled, unverified; controller ours",
   sampler=sampler,
-  searcher=searcher,
+  algorithm="nsga2",
 )

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnas import arch as arch_lib
-from jaxnas.errors import RunError, UserError
+from jaxnas.costs import Budget
+from jaxnas.errors import UserError
 from jaxnas.methods.base import train_fleet
 from jaxnas.methods.setup import Setup
 from jaxnas.nets import Variables
@@ -33,9 +33,10 @@ def ranking_archs(
   config, space = setup.config.ranking, setup.space
   rng = np.random.default_rng(setup.seed("ranking"))
   n = min(config.n_archs, space.size)
+  everything = Budget((), setup.costs, space)
   if config.selection == "uniform":
-    return distinct(rng, space, n)
-  pool = distinct(rng, space, min(max(config.pool, n), space.size))
+    return everything.draw(rng, n)
+  pool = everything.draw(rng, max(config.pool, n))
   return pool[evenly_spaced(scorer(variables, pool)["accuracy"], n)]
 
 
@@ -68,26 +69,6 @@ def standalone_accuracies(
     accuracy.append(judge(state.variables)["accuracy"])
     seconds += spent
   return np.concatenate(accuracy), seconds
-
-
-def distinct(rng: np.random.Generator, space: Space, n: int) -> np.ndarray:
-  """Draws `n` different archs uniformly: `int32[n, L]`.
-
-  Repeated draws are dropped and made up for, in bounded passes; a space too
-  small for that is listed and shuffled.
-  """
-  if space.size <= 16 * n:
-    grid = np.indices(tuple(space.n_choices)).reshape(space.n_layers, -1).T
-    return rng.permutation(grid)[:n].astype(np.int32)
-  # At most 1/16 of the space is taken, so each pass of twice what is missing
-  # falls short with a chance that shrinks geometrically.
-  archs = space.sample(rng, n)
-  for _ in range(64):
-    archs = arch_lib.unique(archs)[:n]
-    if len(archs) == n:
-      return archs
-    archs = np.concatenate([archs, space.sample(rng, 2 * (n - len(archs)))])
-  raise RunError(f"no {n} different archs of space {space.name!r} were drawn.")
 
 
 def read_truth(path: Path, space: Space) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.config import ExperimentConfig
 from jaxnas.costs import Budget, CostTable, cost_tables
+from jaxnas.costs.latency import read_latency
 from jaxnas.data import Dataset, Split, load
 from jaxnas.errors import UserError
 from jaxnas.nets import PathSupernet
@@ -69,6 +70,10 @@ class Setup:
       self.config.data.augment, self.placement,
     )  # fmt: skip
 
+  def parse_budget(self, text: str) -> Budget:
+    """Reads a budget on this run's costs."""
+    return Budget.parse(text, self.costs, self.space)
+
   def scorer(self) -> Scorer:
     """Scores archs as the config says."""
     return Scorer(self.supernet, self.data, self.config.score, self.placement)
@@ -80,6 +85,34 @@ def make_space(config: ExperimentConfig) -> Space:
   if config.space.image_size:
     space = space.replace(image_size=config.space.image_size)
   return space
+
+
+def latency_tables(
+  given: tuple[str, ...], space: Space
+) -> dict[str, CostTable]:
+  """Reads the latency tables of a config.
+
+  Args:
+    given: `NAME=PATH` each.
+    space: what they must cover.
+
+  Returns:
+    By `latency.NAME`, in lower case as in budgets.
+
+  Raises:
+    UserError: for a text without a name, a name given twice, or a table that
+      does not cover the space.
+  """
+  tables = {}
+  for text in given:
+    name, _, path = text.partition("=")
+    key = f"latency.{name.strip().lower()}"
+    if not name.strip() or not path or key in tables:
+      raise UserError(
+        f"latency table {text!r}; write NAME=PATH, every name once."
+      )
+    tables[key] = read_latency(Path(path), space, key)
+  return tables
 
 
 def make_setup(config: ExperimentConfig, workdir: Path) -> Setup:
@@ -99,14 +132,14 @@ def make_setup(config: ExperimentConfig, workdir: Path) -> Setup:
   space = space.replace(
     n_classes=data.n_classes, image_channels=data.image_channels
   )
-  costs = cost_tables(space)
+  costs = {**cost_tables(space), **latency_tables(config.latency, space)}
   return Setup(
     config=config,
     workdir=workdir,
     space=space,
     data=data,
     costs=costs,
-    budget=Budget.parse(config.budget, costs),
+    budget=Budget.parse(config.budget, costs, space),
     placement=make_placement(config.mesh),
     supernet=PathSupernet(space, config.net),
     journal=Journal(workdir / "metrics.jsonl"),

@@ -17,7 +17,6 @@ import dataclasses
 
 from jaxnas.methods.base import Method
 from jaxnas.methods.setup import Setup
-from jaxnas.search import Searcher, make_searcher
 from jaxnas.training import PathSampler, make_sampler
 
 
@@ -29,14 +28,6 @@ def sampler(setup: Setup) -> PathSampler:
   return make_sampler(config, setup.space)
 
 
-def searcher(setup: Setup) -> Searcher:
-  """Regularised evolution on supernet accuracy (ours)."""
-  config = setup.config.search
-  if config.algorithm == "auto":
-    config = dataclasses.replace(config, algorithm="evolution")
-  return make_searcher(config, setup.space, setup.budget, setup.costs)
-
-
 METHOD = Method(
   name="spos",
   paper="Single Path One-Shot Neural Architecture Search with Uniform"
@@ -44,5 +35,5 @@ METHOD = Method(
   fidelity="uniform single paths as in the paper; the evolutionary search is"
   " ours",
   sampler=sampler,
-  searcher=searcher,
+  algorithm="evolution",
 )

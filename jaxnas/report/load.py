@@ -4,12 +4,14 @@ import csv
 import dataclasses
 import json
 import math
+import zipfile
 from pathlib import Path
 
 from jaxnas import config as config_lib
 from jaxnas.config import ExperimentConfig
 from jaxnas.errors import UserError
 from jaxnas.spaces import Space
+from jaxnas.writer import read_arrays
 
 OPTIONAL = (
   "manifest.json", "space.json", "metrics.jsonl", "archs.csv", "pareto.csv",
@@ -41,6 +43,9 @@ class Run:
     front: the final front, from `pareto.csv` or else from `result.json`.
     fairness: `fairness.json`, None if absent; likewise `ranking`.
     ranking: `ranking.json`.
+    predictors: `predictors.json`, None without a search that fits any.
+    lookup: arrays `archs`, `predicted` and `spread` of `lookup.npz`, or None.
+    answers: budgets that were looked up, of `lookup.json`.
     missing: names of the optional files that are absent.
   """
 
@@ -53,6 +58,9 @@ class Run:
   front: tuple[Evaluated, ...]
   fairness: dict | None
   ranking: dict | None
+  predictors: dict | None
+  lookup: dict | None
+  answers: tuple[dict, ...]
   missing: tuple[str, ...]
 
   @property
@@ -121,6 +129,9 @@ def load(workdir: Path) -> Run:
     front=tuple(front),
     fairness=_json(workdir / "fairness.json"),
     ranking=_json(workdir / "ranking.json"),
+    predictors=_json(workdir / "predictors.json"),
+    lookup=_arrays(workdir / "lookup.npz"),
+    answers=tuple((_json(workdir / "lookup.json") or {}).get("answers", ())),
     missing=tuple(n for n in OPTIONAL if not (workdir / n).is_file()),
   )
 
@@ -150,6 +161,15 @@ def _json(path: Path) -> dict | None:
   if not isinstance(value, dict):
     raise UserError(f"{path} must hold one JSON object.")
   return value
+
+
+def _arrays(path: Path) -> dict | None:
+  if not path.is_file():
+    return None
+  try:
+    return read_arrays(path)
+  except (OSError, ValueError, zipfile.BadZipFile) as error:
+    raise UserError(f"{path} cannot be read: {error}.") from error
 
 
 def _jsonl(path: Path) -> list[dict]:

@@ -30,7 +30,8 @@ def _limits(run: Run) -> dict[str, float]:
     return {}
   parts = (p.strip() for p in run.budget.split(","))
   known = [p for p in parts if p.lower().startswith(("macs", "params"))]
-  return dict(Budget.parse(",".join(known), cost_tables(run.space)).limits)
+  costs = cost_tables(run.space)
+  return dict(Budget.parse(",".join(known), costs, run.space).limits)
 
 
 def _same(a: str, b: str) -> bool:

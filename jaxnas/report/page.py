@@ -4,7 +4,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from jaxnas.report import about, outcome, process
+from jaxnas.report import about, fitted, outcome, process
 from jaxnas.report.load import Run
 from jaxnas.report.markup import section
 
@@ -14,6 +14,12 @@ SECTIONS = (
   ("training", "Training", process.training),
   ("fairness", "Fairness", process.fairness),
   ("trust", "Can the ranking be trusted?", process.trust),
+  (
+    "predictors",
+    "Does the predictor see through the noise?",
+    fitted.predictors,
+  ),
+  ("lookup", "Budgets looked up", fitted.looked_up),
   ("progress", "Search", process.progress),
   ("cost", "Time", process.cost),
   ("glossary", "The three accuracies", about.glossary),

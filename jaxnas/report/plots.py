@@ -237,32 +237,74 @@ def fairness(counts: Sequence[Sequence[int]]) -> str:
 
 
 @matplotlib.rc_context(_STYLE)
-def agreement(supernet: Sequence[float], standalone: Sequence[float]) -> str:
-  """Supernet against stand-alone accuracy, one point per arch.
+def agreement(
+  x: Sequence[float],
+  y: Sequence[float],
+  name: str = "agreement",
+  labels: tuple[str, str] = (
+    "supernet accuracy (inherited weights)", "stand-alone accuracy",
+  ),
+) -> str:  # fmt: skip
+  """One accuracy against another, one point per arch.
 
   Args:
-    supernet: validation accuracy with inherited weights, `[n]`.
-    standalone: validation accuracy after training from scratch, `[n]`.
+    x: such as validation accuracy with inherited weights, `[n]`.
+    y: such as validation accuracy after training from scratch, `[n]`.
+    name: prefix of the ids, unique on the page.
+    labels: of the axes.
   """
   figure, axes = _axes(300)
   axes.scatter(
-    supernet, standalone, s=42, color=BLUE, alpha=0.75, lw=1, edgecolor=CARD
-  )
+    x, y, s=42 if len(x) <= 100 else 14, color=BLUE, alpha=0.75, lw=1,
+    edgecolor=CARD,
+  )  # fmt: skip
   for axis in (axes.xaxis, axes.yaxis):
     axis.set_major_formatter(_PERCENT)
     axis.set_major_locator(MaxNLocator(6))
-  axes.set_xlabel("supernet accuracy (inherited weights)")
-  axes.set_ylabel("stand-alone accuracy")
-  return _svg(figure, "agreement", "Supernet against stand-alone accuracy")
+  axes.set_xlabel(labels[0])
+  axes.set_ylabel(labels[1])
+  return _svg(figure, name, f"{labels[1]} against {labels[0]}")
 
 
 @matplotlib.rc_context(_STYLE)
-def intervals(rows: Mapping[str, Estimate], x_label: str) -> str:
+def lookup(cloud: np.ndarray, answers: Sequence[Sequence[float]]) -> str:
+  """Predicted accuracy against MACs, and the answer to each budget.
+
+  Args:
+    cloud: `float[n, 2]`, MACs and predicted accuracy of every arch.
+    answers: MACs and predicted accuracy of the best arch of each budget.
+  """
+  figure, axes = _axes(330)
+  kept = cloud[_one_per_pixel(*cloud.T)]
+  axes.scatter(*kept.T, s=6, color=FAINT, alpha=0.35, lw=0, label="predicted")
+  order = cloud[np.lexsort((-cloud[:, 1], cloud[:, 0]))]
+  best = np.maximum.accumulate(order[:, 1])
+  first = np.r_[True, best[1:] > best[:-1]]
+  axes.step(*order[first].T, where="post", color=BLUE, lw=1.6, label="best")
+  if len(answers):
+    axes.scatter(
+      *np.array(answers, float).T, marker="*", s=200, color=ORANGE,
+      edgecolor=CARD, lw=1, zorder=4, label="answers",
+    )  # fmt: skip
+  axes.xaxis.set_major_formatter(_COUNT)
+  axes.xaxis.set_major_locator(MaxNLocator(6))
+  axes.yaxis.set_major_formatter(_PERCENT)
+  axes.set_xlabel("multiply-adds (MACs)")
+  axes.set_ylabel("predicted supernet accuracy")
+  _legend(figure, axes, 3)
+  return _svg(figure, "lookup", "Predicted accuracy against multiply-adds")
+
+
+@matplotlib.rc_context(_STYLE)
+def intervals(
+  rows: Mapping[str, Estimate], x_label: str, name: str = "intervals"
+) -> str:
   """Estimates with their intervals and a line at zero; the first stands out.
 
   Args:
     rows: estimates by name, drawn from top to bottom.
     x_label: name of the statistic.
+    name: prefix of the ids, unique on the page.
   """
   figure, axes = _axes(80 + 36 * len(rows))
   for y, estimate in enumerate(rows.values()):
@@ -279,7 +321,7 @@ def intervals(rows: Mapping[str, Estimate], x_label: str) -> str:
   axes.spines["left"].set_visible(False)
   axes.grid(axis="y", visible=False)
   axes.set_xlabel(x_label)
-  return _svg(figure, "intervals", f"{x_label} with intervals")
+  return _svg(figure, name, f"{x_label} with intervals")
 
 
 @matplotlib.rc_context(_STYLE)

@@ -114,6 +114,7 @@ def compare_rankings(
   rng: np.random.Generator,
   resamples: int,
   confidence: float,
+  fits: dict[str, np.ndarray] | None = None,
 ) -> dict:
   """All ranking figures of one set of networks.
 
@@ -125,11 +126,13 @@ def compare_rankings(
     rng: NumPy generator of the bootstrap.
     resamples: bootstrap resamples.
     confidence: coverage of the intervals.
+    fits: accuracies predicted by fits to supernet accuracies, `[n]` by name.
 
   Returns:
     JSON object with `n`, `pairs`, `kendall_tau_a`, `kendall_tau_b`,
     `spearman`, `top_k`, `top_k_overlap`, `regret`, `baselines` (tau-b of each
-    cost, and `gain`: the supernet's tau-b minus it, paired) and `confidence`.
+    cost, and `gain`: the supernet's tau-b minus it, paired), `fits` (tau-b of
+    each, and `gain`: it minus the supernet's) and `confidence`.
   """
 
   def interval(statistic, *columns):
@@ -157,6 +160,13 @@ def compare_rankings(
         "gain": interval(gain, supernet, truth, cost),
       }
       for name, cost in costs.items()
+    },
+    "fits": {
+      name: {
+        **interval(kendall_tau_b, fit, truth),
+        "gain": interval(gain, fit, truth, supernet),
+      }
+      for name, fit in (fits or {}).items()
     },
     "confidence": confidence,
   }

@@ -14,15 +14,17 @@ from jaxnas.search.base import (
 )
 from jaxnas.search.evolution import RegularizedEvolution
 from jaxnas.search.nsga2 import NSGA2
-from jaxnas.search.pareto import Front, front, pick_equispaced
+from jaxnas.search.pareto import Front, finalists, front, pick_equispaced
 from jaxnas.search.random_search import RandomSearch
 from jaxnas.search.runner import run_search
+from jaxnas.search.segments import SegmentSearch
 from jaxnas.spaces import Space
 
 SEARCHERS: dict[str, Callable[..., Searcher]] = {
   "evolution": RegularizedEvolution.from_config,
   "nsga2": NSGA2.from_config,
   "random": RandomSearch.from_config,
+  "segments": SegmentSearch.from_config,
 }
 
 
@@ -48,8 +50,14 @@ def make_searcher(
   return SEARCHERS[config.algorithm](config, space, budget, costs)
 
 
+def planned_rounds(searcher: Searcher, config: SearchConfig) -> int:
+  """The rounds that a search takes at most, the first population included."""
+  return getattr(searcher, "rounds", config.generations + 1)
+
+
 __all__ = [
   "SEARCHERS", "Front", "NSGA2", "RandomSearch", "RegularizedEvolution",
-  "Searcher", "archive_archs", "front", "make_searcher", "parse_objective",
-  "pick_equispaced", "run_search", "single_best", "utilities",
+  "Searcher", "SegmentSearch", "archive_archs", "finalists", "front",
+  "make_searcher", "parse_objective", "pick_equispaced", "planned_rounds",
+  "run_search", "single_best", "utilities",
 ]  # fmt: skip

@@ -22,11 +22,6 @@ State = dict
 Metrics = Mapping[str, np.ndarray]
 Objective = Callable[[np.ndarray], Metrics]
 
-# Rounds of proposals before a searcher settles for fewer rows than asked.
-TRIES = 8
-# Spaces up to this size are listed in full instead of being drawn from.
-ENUMERABLE = 2**16
-
 
 class Searcher(Protocol):
   """Proposes archs, is told what they are worth, keeps all memory in `state`.
@@ -56,7 +51,8 @@ class Searcher(Protocol):
 
     Returns:
       `int32[m, L]` with `m <= n`, no row twice, none from the archive, all
-      within the budget. `m < n` when no more were found in bounded tries.
+      within the budget. `m < n` only where no more are left (or where the
+      budget is not `exact`, known).
     """
 
   def tell(self, state: State, archs: np.ndarray, metrics: Metrics) -> State:
@@ -229,79 +225,31 @@ def single_best(
   return archs[rows[best_last[-1]]]
 
 
-def draw_unseen(
-  rng: np.random.Generator,
-  space: Space,
-  budget: Budget,
-  seen: np.ndarray,
-  n: int,
-) -> np.ndarray:
-  """Draws feasible archs that were not seen, in bounded tries.
-
-  A small space is listed in full, and the draw is uniform over the rest. In a
-  large one archs over budget are repaired, which is not uniform, and archs may
-  be overlooked when almost all feasible ones are taken.
-
-  Args:
-    rng: NumPy generator.
-    space: the space.
-    budget: bounds on every row.
-    seen: archs to leave out, `int32[s, L]`.
-    n: number of rows wanted.
-
-  Returns:
-    `int32[m, L]` with `m <= n`, no row twice.
-  """
-  if space.size <= ENUMERABLE:
-    shape = tuple(int(k) for k in space.n_choices)
-    free = np.ones(space.size, bool)
-    free[np.ravel_multi_index(tuple(seen.T), shape)] = False
-    rest = np.stack(np.unravel_index(np.flatnonzero(free), shape), 1)
-    rest = rest.astype(np.int32)
-    rest = rest[budget.allows(rest)]
-    return rest[rng.permutation(len(rest))[: max(n, 0)]]
-  # At least some rows a try, so that one missing arch gets a fair search.
-  return _collect(
-    lambda k: budget.sample(rng, space, max(k, 32)), _keys(seen), n, space
-  )
-
-
 def breed_unseen(
   rng: np.random.Generator,
-  space: Space,
   budget: Budget,
   seen: np.ndarray,
   n: int,
   propose: Callable[[], np.ndarray],
 ) -> np.ndarray:
-  """Collects unseen children, and random archs where no more are found.
+  """Breeds unseen children within the budget: one proposal for each.
 
-  Children over budget are repaired rather than thrown away.
+  Children over budget, seen or repeated are not thrown away but changed as
+  little as that takes; see `Budget.repair`.
 
   Args:
     rng: NumPy generator, the one `propose` draws from.
-    space: the space.
     budget: bounds on every row.
     seen: archs to leave out, `int32[s, L]`.
     n: number of rows wanted.
     propose: returns one child `int32[L]`.
 
   Returns:
-    `int32[m, L]` with `m <= n`, no row twice.
+    `int32[m, L]`, no row twice; `m < n` only where fewer are left.
   """
-  children = _collect(
-    lambda k: budget.repair(rng, np.stack([propose() for _ in range(k)])),
-    _keys(seen),
-    n,
-    space,
-  )
-  missing = n - len(children)
-  if missing <= 0:
-    return children
-  taken = np.concatenate([seen, children])
-  return np.concatenate(
-    [children, draw_unseen(rng, space, budget, taken, missing)]
-  )
+  children = [propose() for _ in range(n)]
+  children = np.array(children, np.int32).reshape(-1, seen.shape[1])
+  return budget.repair(rng, children, seen)
 
 
 def check_shares(what: str, shares: Sequence[float], n: int) -> None:
@@ -353,17 +301,3 @@ def check_rate(what: str, value: float) -> None:
 
 def _keys(archs: Sequence | np.ndarray) -> set[bytes]:
   return {row.tobytes() for row in np.asarray(archs, np.int32)}
-
-
-def _collect(
-  propose: Callable[[int], np.ndarray], taken: set[bytes], n: int, space: Space
-) -> np.ndarray:
-  chosen = []
-  for _ in range(TRIES):
-    if len(chosen) >= n:
-      break
-    for row in propose(n - len(chosen)):
-      if row.tobytes() not in taken and len(chosen) < n:
-        taken.add(row.tobytes())
-        chosen.append(row)
-  return np.array(chosen, np.int32).reshape(-1, space.n_layers)

@@ -75,7 +75,7 @@ class RegularizedEvolution:
     seen = base.archive_archs(state, self.space)
     alive = seen[-self.population :]
     if not len(alive):
-      return base.draw_unseen(rng, self.space, self.budget, seen, n)
+      return self.budget.draw(rng, n, seen)
     values = base.utilities(state["archive"]["metrics"], self.objectives[:1])
     fitness = np.nan_to_num(values[-self.population :, 0], nan=-np.inf)
 
@@ -86,7 +86,7 @@ class RegularizedEvolution:
         rng, parent, self.space.n_choices, self.mutation_rate
       )
 
-    return base.breed_unseen(rng, self.space, self.budget, seen, n, propose)
+    return base.breed_unseen(rng, self.budget, seen, n, propose)
 
   def tell(
     self, state: base.State, archs: np.ndarray, metrics: base.Metrics

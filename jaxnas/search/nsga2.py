@@ -68,11 +68,19 @@ class NSGA2:
 
   @functools.cached_property
   def roulette_cost(self) -> CostTable:
-    """The first cost that is minimised, else bounded, else listed."""
+    """The first cost that is minimised, else bounded, else listed.
+
+    Only additive ones count; without any, the roulette is uniform.
+    """
     signed = [base.parse_objective(o) for o in self.objectives]
     names = [name for name, sign in signed if sign < 0]
     names += [name for name, _ in self.budget.limits] + list(self.costs)
-    return next(self.costs[name] for name in names if name in self.costs)
+    for name in names:
+      if hasattr(self.costs.get(name), "table"):
+        return self.costs[name]
+    n_choices = self.space.n_choices
+    flat = np.zeros((len(n_choices), int(n_choices.max())))
+    return CostTable("none", 0, flat, n_choices)
 
   def init(self, seed: int) -> base.State:
     """See `Searcher.init`.
@@ -96,7 +104,7 @@ class NSGA2:
     seen = base.archive_archs(state, self.space)
     parents = seen[state["population"]]
     if not len(parents):
-      return base.draw_unseen(rng, self.space, self.budget, seen, n)
+      return self.budget.draw(rng, n, seen)
     kinds = self._mutators(state)
 
     def parent() -> np.ndarray:
@@ -110,7 +118,7 @@ class NSGA2:
         child = mutators.hierarchical(rng, child, kinds)
       return child
 
-    return base.breed_unseen(rng, self.space, self.budget, seen, n, propose)
+    return base.breed_unseen(rng, self.budget, seen, n, propose)
 
   def tell(
     self, state: base.State, archs: np.ndarray, metrics: base.Metrics

@@ -25,6 +25,21 @@ class Front(NamedTuple):
   values: np.ndarray
 
 
+def finalists(state: base.State, space: Space, objectives) -> list[int]:
+  """Positions in the archive from which the winner is picked.
+
+  Args:
+    state: of a finished search. A searcher that decides itself leaves its
+      choice in `winner`; of the others every arch off the front is worse than
+      some arch in one objective and better in none.
+    space: the space.
+    objectives: of the search.
+  """
+  if state.get("winner") is not None:
+    return [state["archive"]["archs"].index(state["winner"])]
+  return sorted(front(state, space, objectives).index.tolist())
+
+
 def pareto_rank(values: np.ndarray) -> np.ndarray:
   """Nondominated sorting (Deb et al. 2002, fast nondominated sort).
 

@@ -55,7 +55,7 @@ class RandomSearch:
     n = base.round_size(state, self, n)
     seen = base.archive_archs(state, self.space)
     rng = base.round_rng(state)
-    return base.draw_unseen(rng, self.space, self.budget, seen, n)
+    return self.budget.draw(rng, n, seen)
 
   def tell(
     self, state: base.State, archs: np.ndarray, metrics: base.Metrics

@@ -8,6 +8,7 @@ from jaxnas.errors import UserError, unknown
 from jaxnas.spaces.base import Layer, Space
 from jaxnas.spaces.digits import digits
 from jaxnas.spaces.fairnas import fairnas, fairnas_cifar
+from jaxnas.spaces.listed import ListedSpace
 from jaxnas.spaces.nasbench_macro import nasbench_macro
 from jaxnas.spaces.ops import Conv, Identity, MBConv, Op, Shape
 
@@ -51,6 +52,6 @@ def get_space(name: str, **options) -> Space:
 
 
 __all__ = [
-  "SPACES", "Conv", "Identity", "Layer", "MBConv", "Op", "Shape", "Space",
-  "get_space",
+  "SPACES", "Conv", "Identity", "Layer", "ListedSpace", "MBConv", "Op", "Shape",
+  "Space", "get_space",
 ]  # fmt: skip

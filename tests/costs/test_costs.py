@@ -174,7 +174,7 @@ def test_nasbench_macro_rows(arch, params, macs):
 
 
 def test_nasbench_macro_every_row(shared_data):
-  path = shared_data("data/nas-bench-macro/nas-bench-macro_cifar10.json")
+  path = shared_data("nas-bench-macro/nas-bench-macro_cifar10.json")
   table = json.loads(path.read_text())
   assert len(table) == 6561
   space = get_space("nasbench-macro")

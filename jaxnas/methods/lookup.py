@@ -1,0 +1,197 @@
+"""What a search with a predictor leaves behind, and what it is worth."""
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxnas.costs import Budget
+from jaxnas.errors import UserError
+from jaxnas.methods.setup import Setup
+from jaxnas.predictors import compare_predictors
+from jaxnas.scoring.ranking import bootstrap, kendall_tau_b
+from jaxnas.search import SegmentSearch
+from jaxnas.writer import read_arrays, write_arrays
+
+FILE = "lookup.npz"
+
+
+def write_lookup(folder: Path, searcher: SegmentSearch, state: dict) -> None:
+  """Writes every arch of the last segment with its predicted accuracy."""
+  table = searcher.table(state)
+  write_arrays(
+    folder / FILE,
+    {
+      "archs": table["archs"].astype(np.int16),
+      "predicted": table["predicted"].astype(np.float32),
+      "spread": table["spread"].astype(np.float32),
+    },
+  )
+
+
+def read_lookup(folder: Path) -> dict[str, np.ndarray]:
+  """Reads the table: `archs` `int32[m, L]`, `predicted` and `spread` `[m]`.
+
+  Raises:
+    UserError: if no search with a predictor has been finished there.
+  """
+  path = folder / FILE
+  if not path.is_file():
+    raise UserError(
+      f"{folder} holds no finished search with a predictor"
+      " (search.algorithm=segments, the method gcn), so there is no table to"
+      " look a budget up in."
+    )
+  table = read_arrays(path)
+  return {**table, "archs": table["archs"].astype(np.int32)}
+
+
+def answer(
+  table: dict[str, np.ndarray],
+  budgets: Sequence[str],
+  parse: Callable[[str], Budget],
+  to_string: Callable[[np.ndarray], str],
+) -> list[dict]:
+  """Finds the best predicted arch under each budget; scores nothing.
+
+  Args:
+    table: of `read_lookup`.
+    budgets: such as `macs<=60M,params<=5M`.
+    parse: reads one of them.
+    to_string: writes an arch.
+
+  Returns:
+    One JSON object for each: `budget`, `arch`, `predicted`, `spread` and every
+    cost.
+
+  Raises:
+    UserError: for a budget that no arch of the table keeps, with the nearest
+      one that is kept.
+  """
+  rows = []
+  for text in budgets:
+    budget = parse(text)
+    legal = np.flatnonzero(budget.allows(table["archs"]))
+    if not len(legal):
+      name, limit = budget.limits[0]
+      nearest = float(np.min(budget.costs[name](table["archs"])))
+      raise UserError(
+        f"budget {text!r} cannot be looked up: of the {len(table['archs']):,}"
+        f" archs that the search predicted none keeps it, the smallest has"
+        f" {name}<={nearest:g}. Search again with search.segments.cost_bins"
+        " above 1, which keeps small archs, or with the budget itself."
+      )
+    best = legal[np.argmax(table["predicted"][legal])]
+    arch = table["archs"][best]
+    costs = {n: c(arch[None])[0].item() for n, c in budget.costs.items()}
+    rows.append(
+      {
+        "budget": text,
+        "arch": to_string(arch),
+        "predicted": float(table["predicted"][best]),
+        "spread": float(table["spread"][best]),
+        **costs,
+      }
+    )
+  return rows
+
+
+def fitted_accuracies(setup: Setup, archs: np.ndarray) -> dict[str, np.ndarray]:
+  """Predicts archs from everything that the search scored.
+
+  Args:
+    setup: of a run whose search is finished.
+    archs: `int32[n, L]`.
+
+  Returns:
+    Predictions `float64[n]` of each predictor, and nothing if the search did
+    not fit any.
+  """
+  path = setup.workdir / "archs.csv"
+  if not (setup.workdir / FILE).is_file():
+    return {}
+  with open(path, newline="") as file:
+    rows = list(csv.DictReader(file))
+  known = np.stack([setup.space.from_string(row["arch"]) for row in rows])
+  accuracy = np.array([float(row["accuracy"]) for row in rows])
+  good = np.isfinite(accuracy)
+  return compare_predictors(
+    setup.space.n_choices, known[good], accuracy[good], archs,
+    setup.config.search.predictor, setup.seed("fit"),
+  )  # fmt: skip
+
+
+def evidence(
+  searcher: SegmentSearch,
+  state: dict,
+  rng: np.random.Generator,
+  resamples: int,
+  confidence: float,
+) -> list[dict]:
+  """How well each predictor ranks what it has not seen, segment by segment.
+
+  Fitted to four fifths of the samples, each predictor ranks the last fifth;
+  fitted to all of them, it ranks the candidates, whose scores came later.
+
+  Args:
+    searcher: of a finished search.
+    state: its last state.
+    rng: of the split and the bootstrap.
+    resamples: of the bootstrap.
+    confidence: coverage of the intervals.
+
+  Returns:
+    One JSON object for each segment, with `held_out` and `candidates`: the
+    number of archs, `observed` scores and, by predictor, `predicted` and
+    tau-b with its interval.
+  """
+  out = []
+  for number, (start, stop) in enumerate(searcher.bounds):
+    ends = [r for r in state["log"] if r["phase"] != "refine"]
+    sampled = next(
+      r["begin"]
+      for r in ends
+      if r["segment"] == number and r["phase"] == "candidates"
+    )
+    nodes, values, _ = searcher.labels(state, number, end=sampled)
+    order = rng.permutation(len(nodes))
+    held = order[: len(order) // 5]
+    fitted = order[len(order) // 5 :]
+    n_choices = searcher.segment(state, number).n_choices
+
+    def judge(train, train_y, test, test_y, n_choices=n_choices):
+      found = compare_predictors(
+        n_choices, train, train_y, test, searcher.config.predictor,
+        state["seed"],
+      )  # fmt: skip
+      return {
+        "n": len(test),
+        "observed": test_y.tolist(),
+        "predictors": {
+          name: {
+            "predicted": p.tolist(),
+            "kendall_tau_b": bootstrap(
+              kendall_tau_b, (p, test_y), rng, resamples, confidence
+            ),
+          }
+          for name, p in found.items()
+        },
+      }
+
+    row = {"start": start, "stop": stop, "labels": len(nodes)}
+    row["held_out"] = judge(
+      nodes[fitted], values[fitted], nodes[held], values[held]
+    )
+    later = [
+      r["begin"]
+      for r in state["log"]
+      if r["begin"] > sampled
+      and (r["segment"], r["phase"]) != (number, "candidates")
+    ]
+    end = min(later, default=None)
+    again, observed, _ = searcher.labels(state, number, sampled, end)
+    if len(again) > 2:
+      row["candidates"] = judge(nodes, values, again, observed)
+    out.append(row)
+  return out

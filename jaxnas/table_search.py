@@ -1,0 +1,139 @@
+"""Searches a benchmark table: every searcher, no network, no training."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from jaxnas.config import ExperimentConfig, SearchConfig, to_json
+from jaxnas.costs import Budget
+from jaxnas.errors import UserError
+from jaxnas.methods import get_method
+from jaxnas.search import (
+  archive_archs,
+  finalists,
+  make_searcher,
+  parse_objective,
+  planned_rounds,
+  run_search,
+  single_best,
+)
+from jaxnas.tables import Table, load_table
+from jaxnas.writer import Progress, write_csv, write_json
+
+# What a search without a config is: 200 evaluations of evolution (ours).
+DEFAULT = ExperimentConfig(
+  search=SearchConfig(
+    algorithm="evolution",
+    population=40,
+    offspring=10,
+    generations=16,
+    objectives=("accuracy",),
+    tournament=10,
+  )
+)
+
+
+def search_table(
+  config: ExperimentConfig, path: Path, workdir: Path | None = None
+) -> dict:
+  """Searches a table of known results instead of a trained supernet.
+
+  Args:
+    config: its `search`, `budget` and `seed` count, and its method where
+      `search.algorithm` is `auto`.
+    path: file or folder of the table; its space takes the config's place.
+    workdir: also gets `archs.csv`, `search.json` and `config.json`.
+
+  Returns:
+    The winner with its metrics, what the best arch of the table within the
+    budget has (`best`), the difference (`regret`), and `curve`: the best so
+    far after each number of evaluations.
+
+  Raises:
+    UserError: for a file that is no known table, or an objective or cost that
+      the table lacks.
+  """
+  table = load_table(path)
+  budget = Budget.parse(config.budget, table.costs, table.space)
+  searcher = _searcher(config, table, budget)
+  rounds = planned_rounds(searcher, config.search)
+  start = time.monotonic()
+  with Progress("search", rounds, 0) as progress:
+
+    def on_round(state, archs, metrics):
+      progress.update(state["round"], evaluated=len(state["archive"]["archs"]))
+
+    state = run_search(
+      searcher, table.objective, rounds, searcher.init(config.seed), on_round
+    )
+  seconds = time.monotonic() - start
+  archive = state["archive"]
+  first, sign = parse_objective(searcher.objectives[0])
+  rows = finalists(state, table.space, searcher.objectives[:1])
+  candidates = {
+    "archs": [archive["archs"][i] for i in rows],
+    "metrics": {k: [v[i] for i in rows] for k, v in archive["metrics"].items()},
+  }
+  winner = single_best(candidates, searcher.objectives, budget)
+  index = archive["archs"].index(winner.tolist())
+  found = {k: v[index] for k, v in archive["metrics"].items()}
+  legal = table.space.rows[budget.allows(table.space.rows)]
+  everything = sign * np.asarray(table.objective(legal)[first], float)
+  best = int(np.nanargmax(everything))
+  so_far = np.fmax.accumulate(sign * np.array(archive["metrics"][first]))
+  result = {
+    "stage": "search",
+    "table": table.name,
+    "fingerprint": table.fingerprint,
+    "algorithm": type(searcher).__name__,
+    "budget": str(budget),
+    "seed": config.seed,
+    "arch": table.space.to_string(winner),
+    **found,
+    "evaluated": len(archive_archs(state, table.space)),
+    "of": len(legal),
+    "best": {
+      "arch": table.space.to_string(legal[best]),
+      first: sign * float(everything[best]),
+    },
+    "regret": float(everything[best] - sign * found[first]),
+    "curve": (sign * so_far).tolist(),
+    "seconds": round(seconds, 3),
+  }
+  if workdir is not None:
+    _write(workdir, config, table, archive, result)
+  return result
+
+
+def _searcher(config: ExperimentConfig, table: Table, budget: Budget):
+  method = get_method(config.method)
+  known = {*table.metrics, *table.costs}
+  for objective in config.search.objectives:
+    if (name := parse_objective(objective)[0]) not in known:
+      raise UserError(
+        f"objective {objective!r}: table {table.name} has no {name};"
+        f" set search.objectives to some of {', '.join(sorted(known))}."
+      )
+  search = method.search_config(config.search)
+  return make_searcher(search, table.space, budget, table.costs)
+
+
+def _write(workdir, config, table, archive, result) -> None:
+  path = workdir / "config.json"
+  if path.exists():
+    raise UserError(
+      f"{workdir} already holds a run; a search of a table takes seconds and"
+      " is not resumed: use another --workdir."
+    )
+  workdir.mkdir(parents=True, exist_ok=True)
+  rows = [
+    {
+      "arch": table.space.to_string(np.array(arch)),
+      **{k: v[i] for k, v in archive["metrics"].items()},
+    }
+    for i, arch in enumerate(archive["archs"])
+  ]
+  write_csv(workdir / "archs.csv", rows)
+  write_json(workdir / "search.json", result)
+  write_json(path, to_json(config))
