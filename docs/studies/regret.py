@@ -24,7 +24,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from jaxnas.config import SearchConfig
+from jaxnas.config import PredictorConfig, SearchConfig, SegmentsConfig
 from jaxnas.costs import Budget
 from jaxnas.search import Searcher, make_searcher
 from jaxnas.tables import Table, load_table
@@ -63,6 +63,20 @@ SEARCHERS: dict[str, Callable[[Table], Searcher]] = {
     build, algorithm="nsga2", population=20, objectives=("accuracy",),
     objective_weights=(1.0,),
   ),
+  # 40 samples, then 160 candidates in parts, with a fit before each.
+  "predictor (ours)": functools.partial(
+    build, algorithm="segments", objectives=("accuracy",),
+    segments=SegmentsConfig(
+      top_k=1, samples=40, candidates=160, refits=16, batch=40
+    ),
+  ),
+  "GCN": functools.partial(
+    build, algorithm="segments", objectives=("accuracy",),
+    predictor=PredictorConfig(kind="gcn"),
+    segments=SegmentsConfig(
+      top_k=1, samples=40, candidates=160, refits=8, batch=40
+    ),
+  ),
 }  # fmt: skip
 
 # Okabe-Ito colours, told apart by line style as well.
@@ -72,6 +86,7 @@ STYLES = (
   ("#D55E00", (0, (5, 1.5))),
   ("#009E73", (0, (5, 1.5, 1, 1.5))),
   ("#CC79A7", (0, (3, 1))),
+  ("#56B4E9", "-"),
 )
 
 

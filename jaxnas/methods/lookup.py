@@ -142,9 +142,9 @@ def evidence(
     confidence: coverage of the intervals.
 
   Returns:
-    One JSON object for each segment, with `held_out` and `candidates`: the
-    number of archs, `observed` scores and, by predictor, `predicted` and
-    tau-b with its interval.
+    One JSON object for each segment, with `held_out` and `candidates` if they
+    are at least 3: the number of archs, `observed` scores and, by predictor,
+    `predicted` and tau-b with its interval.
   """
   out = []
   for number, (start, stop) in enumerate(searcher.bounds):
@@ -180,9 +180,10 @@ def evidence(
       }
 
     row = {"start": start, "stop": stop, "labels": len(nodes)}
-    row["held_out"] = judge(
-      nodes[fitted], values[fitted], nodes[held], values[held]
-    )
+    if len(held) > 2:  # a rank correlation needs as many
+      row["held_out"] = judge(
+        nodes[fitted], values[fitted], nodes[held], values[held]
+      )
     later = [
       r["begin"]
       for r in state["log"]

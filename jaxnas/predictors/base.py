@@ -10,7 +10,7 @@ from jaxnas import arch as arch_lib
 from jaxnas.errors import UserError
 
 LEAST = 4  # labels without which no fit is worth its name
-CHUNK = 8192  # archs predicted by one call of a compiled program
+CHUNK = 1024  # archs predicted by one call; what a layer makes stays in caches
 
 
 class Fitted(Protocol):

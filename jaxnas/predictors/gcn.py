@@ -27,8 +27,8 @@ class Gcn:
 
   Attributes:
     n_features: columns of the nodes.
-    n_labels: columns of the edges; a label adds a row of its own to every
-      message along its edge (ours).
+    n_labels: columns of the edges; a label scales the features of messages
+      along its edge, as an operator there works on what it is sent (ours).
     global_column: the feature that marks the global node.
     layers: graph convolutions.
     width: features of each.
@@ -51,19 +51,16 @@ class Gcn:
     return 2 if self.directed else 1
 
   def init(self, key: jax.Array) -> dict:
-    """Draws He-normal weights; see `Network.init`."""
+    """Draws LeCun-normal weights; see `Network.init`."""
     sizes = [self.n_features] + [self.width] * self.layers
     params = {"kernels": [], "labels": []}
-    for t, key_t in enumerate(jax.random.split(key, self.layers + 1)[1:]):
+    *keys, last = jax.random.split(key, self.layers + 1)
+    for size, key_t in zip(sizes, keys, strict=False):
       a, b = jax.random.split(key_t)
-      # A node has about three features that are not 0.
-      fan_in = 3 if t == 0 else sizes[t]
-      scale = np.sqrt(2 / fan_in)
-      shape = (self.ways, sizes[t], self.width)
-      params["kernels"].append(scale * jax.random.normal(a, shape))
+      shape = (self.ways, size, self.width)
+      params["kernels"].append(jax.random.normal(a, shape) / size**0.5)
       shape = (self.ways, self.n_labels, self.width)
       params["labels"].append(jax.random.normal(b, shape))
-    last = jax.random.split(key, self.layers + 1)[0]
     params["out"] = jax.random.normal(last, (self.width,)) / self.width**0.5
     params["bias"] = jnp.zeros(())
     return params
@@ -82,7 +79,7 @@ class Gcn:
       for kernel, label, (senders, receivers) in zip(
         kernels, labels, ways[: self.ways], strict=True
       ):
-        messages = (h @ kernel)[senders] + graph.edges @ label
+        messages = (h @ kernel)[senders] * (1 + graph.edges @ label)
         # The mean over what a node receives is D^-1 A.
         sums.append(jraph.segment_mean(messages, receivers, n))
       h = jax.nn.relu(sum(sums) / self.ways)
@@ -139,19 +136,19 @@ class ChainGcn:
         for a, kernel in zip(ways, kernels, strict=True)
       ]
       h = jax.nn.relu(sum(sums) / len(ways))
-    return h.mean(1) @ params["out"] + params["bias"]
+    return h.mean(0) @ params["out"] + params["bias"]
 
   def _first(self, kernel: jax.Array, archs: jax.Array) -> jax.Array:
-    """Features times the first kernel, `[b, nodes, width]`."""
+    """Features times the first kernel, `[nodes, b, width]`."""
     chain = self.chain
     most = max(chain.n_choices)
     slots = chain.first_slots[:, None] + np.arange(most)
     rows = kernel[np.minimum(slots, chain.n_slots - 1)]
-    chosen = jnp.einsum("blk,lkf->blf", jax.nn.one_hot(archs, most), rows)
+    chosen = jnp.einsum("blk,lkf->lbf", jax.nn.one_hot(archs, most), rows)
     fixed = jnp.asarray(chain.fixed_features) @ kernel
-    return jnp.pad(chosen, [(0, 0), (0, 3), (0, 0)]) + fixed
+    return jnp.pad(chosen, [(0, 3), (0, 0), (0, 0)]) + fixed[:, None]
 
 
 def _receive(adjacency: np.ndarray, h: jax.Array) -> jax.Array:
-  """Mean of what each receiver gets, `[b, receivers, width]`."""
-  return jnp.einsum("rs,bsf->brf", adjacency, h)
+  """Mean of what each receiver gets, `[receivers, b, width]`."""
+  return jnp.einsum("rs,sbf->rbf", adjacency, h)

@@ -19,11 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import linalg, optimize
+from threadpoolctl import threadpool_limits
 
 from jaxnas.predictors.base import Labels, check_archs, in_chunks
 from jaxnas.predictors.features import offsets, one_hot
 
 SUBSET = 600  # labels that the constants are found from
+SINGLE = 2500  # labels up to which one thread does all
 ROUNDS = 5  # of finding f, then the constants
 RANK = (
   48  # directions that the spread knows of; more labels, a bound from above
@@ -310,14 +312,19 @@ class Process:
     n = len(labels.targets)
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(n)[:SUBSET])
-    k, part = _find_constants(problem.rows(chosen))
+    # Threads gain little on matrices this small, and on a busy machine they
+    # wait for each other a hundred times longer than they work.
+    with threadpool_limits(1):
+      k, part = _find_constants(problem.rows(chosen))
     start = np.zeros(n)
     start[chosen] = part
-    dual = problem.mode(k, start)
+    with threadpool_limits(1 if n <= SINGLE else None):
+      dual = problem.mode(k, start)
+      basis = _basis(problem, k, dual, rng)
     return FittedProcess(
-      labels, k, dual, _basis(problem, k, dual, rng),
+      labels, k, dual, basis,
       {
-        "noise": k.noise**0.5 * labels.scale,
+        "noise": float(k.noise**0.5 * labels.scale),
         "curvature": float(k.curvature),
         "additive": float(k.additive),
         "interaction": float(k.interaction),

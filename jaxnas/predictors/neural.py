@@ -155,8 +155,9 @@ def train(
   # Its outputs have an order, but no unit: least squares gives them one.
   out = ensemble.members(data)[:, :n]
   for k, row in enumerate(out):
-    variance = np.average((row - row.mean()) ** 2, weights=weights)
-    covariance = np.average((row - row.mean()) * targets, weights=weights)
+    centre = np.average(row, weights=weights)
+    variance = np.average((row - centre) ** 2, weights=weights)
+    covariance = np.average((row - centre) * targets, weights=weights)
     slope[k] = max(0.0, covariance / variance) if variance > 0 else 0.0
     shift[k] = np.average(targets - slope[k] * row, weights=weights)
   return ensemble

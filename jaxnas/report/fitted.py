@@ -41,9 +41,13 @@ def predictors(run: Run) -> str:
       found = segment.get(part)
       if not found:
         continue
+      # The first row stands out.
+      order = sorted(found["predictors"], key=lambda name: name != used)
       rows = {
-        NAMES.get(name, name): say.Estimate.from_json(value["kendall_tau_b"])
-        for name, value in found["predictors"].items()
+        NAMES.get(name, name): say.Estimate.from_json(
+          found["predictors"][name]["kendall_tau_b"]
+        )
+        for name in order
       }
       name = f"fit-{number_}-{part}"
       svg = plots.intervals(

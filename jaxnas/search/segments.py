@@ -350,15 +350,15 @@ class SegmentSearch:
     legal = self._legal(prefixes)
     nodes, prefixes = nodes[legal], prefixes[legal]
     predicted, _ = self.fit(state, state["segment"]).predict(nodes)
-    before = {tuple(a) for a in state["candidates"]["nodes"]}
-    new = np.ones(len(nodes), bool)
-    if before:
-      new = np.array([tuple(a) not in before for a in nodes.tolist()])
+    new = ~_among(nodes, state["candidates"]["nodes"])
+    unscored = np.ones(len(nodes), bool)
+    if segment.stop == self.space.n_layers:  # no completion to vary
+      unscored = ~_among(prefixes, state["archive"]["archs"])
     bins = self._bins(prefixes)
     each = -(-s.candidates // (s.refits * s.cost_bins))
     rows = np.concatenate(
       [
-        best_rows(predicted, np.flatnonzero(new & (bins == b)), each)
+        best_rows(predicted, np.flatnonzero(new & (bins == b)), unscored, each)
         for b in range(s.cost_bins)
       ]
     )
@@ -438,3 +438,9 @@ class SegmentSearch:
     self._queue(state, children)
     if not state["queue"]:
       state["phase"] = "done"
+
+
+def _among(rows: np.ndarray, some: list) -> np.ndarray:
+  """Which of the rows are among some others, `bool[m]`."""
+  found = {tuple(a) for a in some}
+  return np.array([tuple(a) in found for a in rows.tolist()], bool)

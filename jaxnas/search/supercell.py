@@ -87,9 +87,20 @@ def segment_bounds(n_layers: int, first: int, later: int) -> list[tuple]:
   return list(zip([0, *stops], [*stops, n_layers], strict=True))
 
 
-def best_rows(values: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
-  """The rows with the n largest values, the largest first."""
-  return rows[np.argsort(-values[rows], kind="stable")[:n]]
+def best_rows(
+  values: np.ndarray, rows: np.ndarray, unscored: np.ndarray, n: int
+) -> np.ndarray:
+  """The rows with the largest values, down to the n-th that has no score.
+
+  Args:
+    values: `float64[m]`.
+    rows: which of them take part.
+    unscored: `bool[m]`; the others cost nothing and come along.
+    n: rows to pay for.
+  """
+  order = rows[np.argsort(-values[rows], kind="stable")]
+  paid = np.cumsum(unscored[order])
+  return order[: np.searchsorted(paid, n) + 1]
 
 
 def spread_out(

@@ -96,7 +96,7 @@ def test_noisier_labels_count_less():
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"archs": [[0, 0, 4]] * 5}, "'0-0-4' has choice 4 at node 2; legal: 0 to"),
+    ({"archs": [[0, 0, 4]] * 5}, "'004' has choice 4 at node 2; legal: 0 to"),
     ({"archs": [[0, 0]] * 5}, r"shape \(5, 2\); \(n, 3\) is needed"),
     ({"targets": [1.0, 2.0]}, "5 archs have labels of shape"),
     ({"targets": [1, 2, np.nan, 4, 5]}, "label 2 is nan"),
