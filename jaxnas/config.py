@@ -202,8 +202,8 @@ class PredictorConfig:
   `ridge` and `default` find theirs in the labels.
 
   Attributes:
-    kind: `default` (a Gaussian process behind a learned link, ours), `gcn`,
-      `ridge` (on one-hot choices) or `mlp`.
+    kind: `default` (a Gaussian process and additive fits, mixed by the share of
+      noise in the labels; ours), `gcn`, `ridge` (on one-hot choices) or `mlp`.
     ensemble: networks trained side by side; their standard deviation is the
       spread.
     layers: graph convolutions, or hidden layers of the MLP.

@@ -67,14 +67,14 @@ SEARCHERS: dict[str, Callable[[Table], Searcher]] = {
   "predictor (ours)": functools.partial(
     build, algorithm="segments", objectives=("accuracy",),
     segments=SegmentsConfig(
-      top_k=1, samples=40, candidates=160, refits=16, batch=40
+      top_k=1, samples=40, candidates=160, refits=10, batch=40
     ),
   ),
   "GCN": functools.partial(
     build, algorithm="segments", objectives=("accuracy",),
-    predictor=PredictorConfig(kind="gcn"),
+    predictor=PredictorConfig(kind="gcn", ensemble=2),
     segments=SegmentsConfig(
-      top_k=1, samples=40, candidates=160, refits=8, batch=40
+      top_k=1, samples=40, candidates=160, refits=5, batch=40
     ),
   ),
 }  # fmt: skip

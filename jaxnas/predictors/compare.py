@@ -11,8 +11,8 @@ from scipy import stats
 from jaxnas.config import PredictorConfig
 from jaxnas.errors import UserError, unknown
 from jaxnas.predictors.base import Fitted, Predictor
+from jaxnas.predictors.default import Default
 from jaxnas.predictors.ensembles import NeuralPredictor
-from jaxnas.predictors.gp import Process
 from jaxnas.predictors.ridge import Ridge
 
 KINDS = get_args(get_type_hints(PredictorConfig)["kind"])
@@ -29,7 +29,7 @@ def make_predictor(config: PredictorConfig) -> Predictor:
     UserError: for an unknown kind.
   """
   makers = {
-    "default": Process,
+    "default": Default,
     "ridge": Ridge,
     "gcn": functools.partial(NeuralPredictor, config),
     "mlp": functools.partial(NeuralPredictor, config),

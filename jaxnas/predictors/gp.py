@@ -1,4 +1,4 @@
-"""A Gaussian process behind a learned link (ours): the default predictor.
+"""A Gaussian process behind a learned link (ours).
 
     label = g(f(arch)) + noise,     g(f) = (1 - exp(-c f)) / c
     f ~ GP(0, 1 + a * additive + b * exp(-sum of lengths of unequal nodes))
@@ -30,6 +30,7 @@ ROUNDS = 5  # of finding f, then the constants
 RANK = (
   48  # directions that the spread knows of; more labels, a bound from above
 )
+NONE = -20.0  # logarithm of a variance that does not count
 NUGGET = 1e-6  # least noise, in variances of the labels
 CHUNK = 2048  # archs predicted at once; times the labels, what is alive
 LIMIT = 30.0  # of the link's exponent
@@ -265,8 +266,8 @@ class FittedProcess:
     return self.labels.mean + scale * value, scale * spread
 
   def _latent(self, archs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    out = _project(archs, **self._program)
     k = self.constants
+    out = _project(archs, **self._program, interactions=k.interaction > 0)
     before = 1 + k.additive + k.interaction
     return out[:, 0], before - (out[:, 1:] ** 2).sum(1)
 
@@ -288,18 +289,24 @@ class FittedProcess:
     return {"first": jnp.asarray(offsets(n_choices)), **program}
 
 
-@jax.jit
-def _project(archs, first, linear, shared, total, columns):
+@functools.partial(jax.jit, static_argnames="interactions")
+def _project(archs, first, linear, shared, total, columns, interactions):
   """`k(archs, fitted)` times columns, `float32[m, columns]`."""
-  slots = jnp.arange(linear.shape[0])
-  x = (archs + first)[:, :, None] == slots
+  x = (archs + first)[:, :, None] == jnp.arange(len(linear))
   x = x.any(1).astype(jnp.float32)
-  return x @ linear + jnp.exp(x @ shared - total) @ columns
+  out = x @ linear
+  return out + jnp.exp(x @ shared - total) @ columns if interactions else out
 
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-  """The Gaussian process behind a learned link."""
+  """The Gaussian process behind a learned link.
+
+  Attributes:
+    interactions: has the exponential part; without it `f` is additive.
+  """
+
+  interactions: bool = True
 
   def fit(self, n_choices, archs, targets, seed, noise=None) -> FittedProcess:
     """See `Predictor.fit`; `n` labels need `8 n^2` bytes a few times over."""
@@ -315,7 +322,7 @@ class Process:
     # Threads gain little on matrices this small, and on a busy machine they
     # wait for each other a hundred times longer than they work.
     with threadpool_limits(1):
-      k, part = _find_constants(problem.rows(chosen))
+      k, part = _find_constants(problem.rows(chosen), self.interactions)
     start = np.zeros(n)
     start[chosen] = part
     with threadpool_limits(1 if n <= SINGLE else None):
@@ -333,10 +340,12 @@ class Process:
     )  # fmt: skip
 
 
-def _find_constants(problem: Problem) -> tuple[Constants, np.ndarray]:
+def _find_constants(
+  problem: Problem, interactions: bool
+) -> tuple[Constants, np.ndarray]:
   """Finds constants and, with them, the dual weights of these labels."""
   v = np.zeros(5 + problem.node[-1] + 1)
-  v[:5] = 0.0, -1.5, np.log(0.2), np.log(0.3), 0.3
+  v[:5] = 0.0, -1.5 if interactions else NONE, np.log(0.2), np.log(0.3), 0.3
   dual = np.zeros(len(problem.y))
   for _ in range(ROUNDS):
     k = Constants.of(v)
@@ -344,15 +353,19 @@ def _find_constants(problem: Problem) -> tuple[Constants, np.ndarray]:
     f = problem.left_out(k, dual)
     v = optimize.minimize(
       problem.evidence, v, (f,), jac=True, method="L-BFGS-B",
-      bounds=_bounds(len(v)), options={"maxiter": 20},
+      bounds=_bounds(len(v), interactions), options={"maxiter": 20},
     ).x  # fmt: skip
   k = Constants.of(v)
+  if not interactions:
+    k = dataclasses.replace(k, interaction=0.0)
   return k, problem.mode(k, dual)
 
 
-def _bounds(size: int) -> list[tuple[float, float]]:
+def _bounds(size: int, interactions: bool) -> list[tuple[float, float]]:
   """Of the constants; a step of the search must not leave what is sane."""
-  return [(-8, 6), (-8, 6), (-14, 2), (-6, 2), (-2, 2)] + [(-3, 3)] * (size - 5)
+  second = (-8.0, 6.0) if interactions else (NONE, NONE)
+  first = [(-8, 6), second, (-14, 2), (-6, 2), (-2, 2)]
+  return first + [(-3, 3)] * (size - 5)
 
 
 def _basis(

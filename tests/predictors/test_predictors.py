@@ -139,3 +139,32 @@ def test_chunks_do_not_show(n, chunk):
   assert first.tolist() == archs[:, 0].tolist()
   assert max(seen) <= max(chunk, 1)
   assert len(seen) == 1
+
+
+def test_the_default_leans_on_additive_fits_as_noise_grows():
+  rng = np.random.default_rng(0)
+  archs = rng.integers(0, N_CHOICES, (200, 4))
+  weights = [
+    small("default")
+    .fit(N_CHOICES, archs, truth(archs) + s * rng.normal(size=200), 0)
+    .info["additive_weight"]
+    for s in (0.0, 1.0, 4.0)
+  ]
+  assert weights[0] < 0.05 < weights[1] < weights[2] <= 1
+
+
+def test_a_mixture_is_its_parts():
+  archs = EVERY[::2]
+  fitted = small("default").fit(N_CHOICES, archs, truth(archs) ** 2, 0)
+  parts = [p.predict(EVERY) for p in fitted.parts]
+  mean, spread = fitted.predict(EVERY)
+  rng = np.random.default_rng(0)
+  draws = np.concatenate(
+    [
+      m + s * rng.standard_normal((int(1e5 * w), 72))
+      for w, (m, s) in zip(fitted.weights, parts, strict=True)
+      if w > 1e-5
+    ]
+  )
+  np.testing.assert_allclose(mean, draws.mean(0), atol=0.02 * draws.std())
+  np.testing.assert_allclose(spread, draws.std(0), atol=0.02 * draws.std())
