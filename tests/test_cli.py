@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxnas import cli, printing
+from jaxnas import printing
 from jaxnas.bench.options import KernelOptions, ScoreOptions, TrainOptions
+from jaxnas.catalogue import read_archs
 from jaxnas.cli import main
 from jaxnas.config import load_config, override, to_json
 from jaxnas.errors import RunError
@@ -395,7 +396,7 @@ def test_archs_from_files(suffix, tmp_path, repo):
     ".txt": "00000000\n\n50123450\n",
   }
   path.write_text(text[suffix])
-  archs = cli._read_archs([str(path), "11111111"], get_space("digits"))
+  archs = read_archs([str(path), "11111111"], get_space("digits"))
   want = [[0] * 8, [5, 0, 1, 2, 3, 4, 5, 0], [1] * 8]
   np.testing.assert_array_equal(archs, want)
 
