@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxnas import printing
+from jaxnas import cli, printing
 from jaxnas.bench.options import KernelOptions, ScoreOptions, TrainOptions
 from jaxnas.catalogue import read_archs
 from jaxnas.cli import main
