@@ -540,7 +540,9 @@ class Experiment:
   def _alarm(self, objective) -> None:
     """Calls out a supernet that is no better than guessing."""
     rng = np.random.default_rng(0)
-    probes = self.setup.budget.sample(rng, 8)
+    # Untrained archs differ by chance; a few draws, some of them the same,
+    # have a mean too far from that of all.
+    probes = self.setup.budget.draw(rng, 32)
     mean = float(objective(probes)["accuracy"].mean())
     labels = self.setup.data.validation.labels
     chance = float(np.bincount(labels).max() / len(labels))
@@ -550,9 +552,10 @@ class Experiment:
     margin = max(noise, 0.5 * chance * (1 - chance))
     if mean <= chance + margin:
       log.warning(
-        "the supernet is at chance level: 8 random archs have a mean accuracy"
+        "the supernet is at chance level: %d random archs have a mean accuracy"
         " of %.3f, guessing the largest class %.3f. A search cannot tell archs"
-        " apart; train longer or lower the learning rate.", mean, chance,
+        " apart; train longer or lower the learning rate.", len(probes), mean,
+        chance,
       )  # fmt: skip
 
   def _winner(self) -> np.ndarray:
