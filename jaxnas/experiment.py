@@ -146,11 +146,7 @@ class Experiment:
     front = pareto_front(found, setup.space, searcher.objectives)
     rows = finalists(found, setup.space, searcher.objectives)
     metrics = archive["metrics"].items()
-    candidates = {
-      "archs": [archive["archs"][i] for i in rows],
-      "metrics": {name: [values[i] for i in rows] for name, values in metrics},
-    }
-    winner = single_best(candidates, SELECTION, setup.budget)
+    winner = single_best(archive, SELECTION, setup.budget, rows)
     index = archive["archs"].index(winner.tolist())
     with open(self.workdir / "archs.csv", newline="") as file:
       table = list(csv.DictReader(file))
@@ -207,8 +203,8 @@ class Experiment:
       budgets: such as `macs<=60M,params<=5M`.
 
     Returns:
-      The content of `lookup.json`, all answers so far, with those to
-      `budgets` under `answers`.
+      The answers, under `answers`; `lookup.json` keeps those of earlier calls
+      as well.
     """
     if not (self.workdir / "search.json").is_file():
       self.search()

@@ -10,7 +10,6 @@ from jaxnas.costs import Budget
 from jaxnas.errors import UserError
 from jaxnas.methods import get_method
 from jaxnas.search import (
-  archive_archs,
   finalists,
   make_searcher,
   parse_objective,
@@ -54,6 +53,8 @@ def search_table(
     UserError: for a file that is no known table, or an objective or cost that
       the table lacks.
   """
+  if workdir is not None:
+    _check_new(workdir)
   table = load_table(path)
   budget = Budget.parse(config.budget, table.costs, table.space)
   searcher = _searcher(config, table, budget)
@@ -71,11 +72,7 @@ def search_table(
   archive = state["archive"]
   first, sign = parse_objective(searcher.objectives[0])
   rows = finalists(state, table.space, searcher.objectives[:1])
-  candidates = {
-    "archs": [archive["archs"][i] for i in rows],
-    "metrics": {k: [v[i] for i in rows] for k, v in archive["metrics"].items()},
-  }
-  winner = single_best(candidates, searcher.objectives, budget)
+  winner = single_best(archive, searcher.objectives, budget, rows)
   index = archive["archs"].index(winner.tolist())
   found = {k: v[index] for k, v in archive["metrics"].items()}
   legal = table.space.rows[budget.allows(table.space.rows)]
@@ -91,7 +88,7 @@ def search_table(
     "seed": config.seed,
     "arch": table.space.to_string(winner),
     **found,
-    "evaluated": len(archive_archs(state, table.space)),
+    "evaluated": len(archive["archs"]),
     "of": len(legal),
     "best": {
       "arch": table.space.to_string(legal[best]),
@@ -119,14 +116,21 @@ def _searcher(config: ExperimentConfig, table: Table, budget: Budget):
   return make_searcher(search, table.space, budget, table.costs)
 
 
-def _write(workdir, config, table, archive, result) -> None:
-  path = workdir / "config.json"
-  if path.exists():
+def _check_new(workdir: Path) -> None:
+  if (workdir / "config.json").exists():
     raise UserError(
       f"{workdir} already holds a run; a search of a table takes seconds and"
       " is not resumed: use another --workdir."
     )
-  workdir.mkdir(parents=True, exist_ok=True)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(
+      f"work directory {workdir} cannot be made: {error.strerror}."
+    ) from error
+
+
+def _write(workdir, config, table, archive, result) -> None:
   rows = [
     {
       "arch": table.space.to_string(np.array(arch)),
@@ -136,4 +140,4 @@ def _write(workdir, config, table, archive, result) -> None:
   ]
   write_csv(workdir / "archs.csv", rows)
   write_json(workdir / "search.json", result)
-  write_json(path, to_json(config))
+  write_json(workdir / "config.json", to_json(config))

@@ -74,13 +74,12 @@ def answer(
     budget = parse(text)
     legal = np.flatnonzero(budget.allows(table["archs"]))
     if not len(legal):
-      name, limit = budget.limits[0]
-      nearest = float(np.min(budget.costs[name](table["archs"])))
       raise UserError(
         f"budget {text!r} cannot be looked up: of the {len(table['archs']):,}"
-        f" archs that the search predicted none keeps it, the smallest has"
-        f" {name}<={nearest:g}. Search again with search.segments.cost_bins"
-        " above 1, which keeps small archs, or with the budget itself."
+        " archs that the search predicted none keeps it; the smallest has"
+        f" {_nearest(budget, table['archs'])}. Search again with"
+        " search.segments.cost_bins above 1, which keeps small archs, or with"
+        " the budget itself."
       )
     best = legal[np.argmax(table["predicted"][legal])]
     arch = table["archs"][best]
@@ -95,6 +94,20 @@ def answer(
       }
     )
   return rows
+
+
+def _nearest(budget: Budget, archs: np.ndarray) -> str:
+  """The least value of a cost that stands in the way, the other bounds kept."""
+  costs = {name: budget.costs[name](archs) for name, _ in budget.limits}
+  for name, _ in budget.limits:
+    kept = np.ones(len(archs), bool)
+    for other, bound in budget.limits:
+      kept &= (other == name) | (costs[other] <= bound)
+    if kept.any():
+      others = [f"{n}<={v:.15g}" for n, v in budget.limits if n != name]
+      least = f"{name}<={costs[name][kept].min():.15g}"
+      return f"{least} with {', '.join(others)}" if others else least
+  return ", ".join(f"{n}<={c.min():.15g}" for n, c in costs.items()) + " apart"
 
 
 def fitted_accuracies(setup: Setup, archs: np.ndarray) -> dict[str, np.ndarray]:

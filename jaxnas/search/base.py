@@ -191,7 +191,10 @@ def utilities(
 
 
 def single_best(
-  archive: dict, objectives: Sequence[str], budget: Budget
+  archive: dict,
+  objectives: Sequence[str],
+  budget: Budget,
+  among: Sequence[int] | None = None,
 ) -> np.ndarray:
   """Returns the evaluated arch that is best in the first objective.
 
@@ -201,6 +204,7 @@ def single_best(
       decides between archs that are equal in those before it. Accuracies on a
       small validation set are often equal.
     budget: archs outside it are left out.
+    among: positions in the archive to choose from; default all.
 
   Returns:
     `int32[L]`; the one evaluated first among equals.
@@ -213,6 +217,8 @@ def single_best(
   legal = np.isfinite(values).all(1)
   if len(archs):
     legal &= budget.allows(archs)
+  if among is not None:
+    legal &= np.isin(np.arange(len(archs)), among)
   rows = np.flatnonzero(legal)
   if not len(rows):
     names = ", ".join(parse_objective(o)[0] for o in objectives)

@@ -369,8 +369,8 @@ class SegmentSearch:
     again = np.repeat(prefixes[rows], s.rescore, 0)
     self._queue(state, self._completed(rng, again))
 
-  def _ranked(self, state) -> tuple[np.ndarray, np.ndarray]:
-    """Candidates by the mean of prediction and score, the best first."""
+  def _ranked(self, state) -> np.ndarray:
+    """Candidates by the mean of prediction and score, best first, expanded."""
     segment = self.segment(state)
     nodes, values, _ = self.labels(state, state["segment"])
     found = dict(zip(map(tuple, nodes.tolist()), values.tolist(), strict=True))
@@ -380,12 +380,12 @@ class SegmentSearch:
     score = (predicted + observed) / 2
     order = np.argsort(-score, kind="stable")
     order = order[np.isfinite(score[order])]
-    return segment.expanded(picked[order]), score[order]
+    return segment.expanded(picked[order])
 
   def _keep(self, state) -> None:
     """Ends a segment: a super-cell, or the winner."""
     s = self.config.segments
-    prefixes, _ = self._ranked(state)
+    prefixes = self._ranked(state)
     if not len(prefixes):
       raise RunError(
         f"no candidate of segment {state['segment']} has a finite"
@@ -415,13 +415,6 @@ class SegmentSearch:
     spent = sum(
       row["asked"] for row in state["log"] if row["phase"] == "refine"
     )
-    if spent >= s.refine:
-      best = int(np.argmax(values))
-      at = archs.tolist().index(state["winner"])
-      if spent and values[best] > values[at]:
-        state["winner"] = archs[best].tolist()
-      state["phase"] = "done"
-      return
     parents = archs[
       np.argsort(-values, kind="stable")[: self.config.population]
     ]
@@ -434,10 +427,16 @@ class SegmentSearch:
       )  # fmt: skip
 
     n = min(s.batch, s.refine - spent)
-    children = base.breed_unseen(rng, self.budget, archs, n, propose)
-    self._queue(state, children)
-    if not state["queue"]:
-      state["phase"] = "done"
+    if n > 0:
+      children = base.breed_unseen(rng, self.budget, archs, n, propose)
+      self._queue(state, children)
+      if state["queue"]:
+        return
+    best = int(np.argmax(values))
+    at = archs.tolist().index(state["winner"])
+    if spent and values[best] > values[at]:
+      state["winner"] = archs[best].tolist()
+    state["phase"] = "done"
 
 
 def _among(rows: np.ndarray, some: list) -> np.ndarray:
