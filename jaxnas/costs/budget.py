@@ -62,13 +62,13 @@ class Budget:
         value.
     """
     parts = filter(None, (p.strip() for p in text.split(",")))
-    limits = tuple(_read(part, costs) for part in parts)
+    limits = tuple(read_limit(part, costs) for part in parts)
     budget = cls(limits, costs, space)
     budget._check()
     return budget
 
   def __str__(self) -> str:
-    return ",".join(_bound(name, value) for name, value in self.limits)
+    return ",".join(write_limit(name, value) for name, value in self.limits)
 
   @functools.cached_property
   def _archs(self) -> ProductSet | ListedSet:
@@ -247,21 +247,21 @@ class Budget:
       if archs.smallest(some[-1][0], some) is None:
         limits = some
         break
-    text = ",".join(_bound(*limit) for limit in limits)
+    text = ",".join(write_limit(*limit) for limit in limits)
     hints = []
     for i, (name, _) in enumerate(limits):
       others = limits[:i] + limits[i + 1 :]
       value = archs.smallest(name, others)
       if value is None:
         continue
-      nearest = f"{_bound(name, value, '')} ({_shown(name, value)})"
+      nearest = f"{write_limit(name, value, '')} ({_shown(name, value)})"
       if len(limits) == 1:
         return (
           f"budget {text!r} cannot be kept: the smallest network of this space"
           f" has {name} {value:,}, so the nearest reachable budget is"
           f" {nearest}."
         )
-      given = ",".join(_bound(*limit) for limit in others)
+      given = ",".join(write_limit(*limit) for limit in others)
       hints.append(f"with {given} the nearest reachable is {nearest}")
     return (
       f"budget {text!r}: no network keeps all of these bounds at once;"
@@ -269,7 +269,7 @@ class Budget:
     )
 
 
-def _read(part: str, costs: Mapping[str, CostTable]) -> tuple[str, float]:
+def read_limit(part: str, costs: Mapping[str, CostTable]) -> tuple[str, float]:
   """Reads one bound."""
   match = _LIMIT.fullmatch(part.lower())
   name, number, unit = match.groups() if match else ("", "", "")
@@ -292,7 +292,7 @@ def _read(part: str, costs: Mapping[str, CostTable]) -> tuple[str, float]:
     raise UserError(f"budget {part!r}: {number!r} is no number.") from error
 
 
-def _bound(name: str, value: float, units: str = "gmk") -> str:
+def write_limit(name: str, value: float, units: str = "gmk") -> str:
   """Writes a bound without loss, so that `parse` reads the same value."""
   number = decimal.Decimal(repr(float(value)))
   if name.startswith("latency"):

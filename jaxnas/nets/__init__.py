@@ -1,6 +1,13 @@
 """Networks: layers, blocks, the single-path supernet, plain networks."""
 
+from jaxnas.nets.compact import CompactNetwork, compact
 from jaxnas.nets.export import export_network, load_network
+from jaxnas.nets.masks import (
+  MaskedNetwork,
+  MaskedSupernet,
+  Noise,
+  drop_rates,
+)
 from jaxnas.nets.paths import (
   PathSupernet,
   Variables,
@@ -10,6 +17,7 @@ from jaxnas.nets.paths import (
 from jaxnas.nets.standalone import Fleet, PlainNetwork, inherit
 
 __all__ = [
-  "Fleet", "PathSupernet", "PlainNetwork", "Variables", "blend_stats",
-  "export_network", "group_names", "inherit", "load_network",
+  "CompactNetwork", "Fleet", "MaskedNetwork", "MaskedSupernet", "Noise",
+  "PathSupernet", "PlainNetwork", "Variables", "blend_stats", "compact",
+  "drop_rates", "export_network", "group_names", "inherit", "load_network",
 ]  # fmt: skip

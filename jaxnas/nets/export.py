@@ -17,14 +17,19 @@ import numpy as np
 
 from jaxnas.config import NetConfig
 from jaxnas.costs import layer_rows
+from jaxnas.costs.masks import mask_layer_rows
 from jaxnas.errors import RunError, UserError
+from jaxnas.nets.compact import CompactNetwork
 from jaxnas.nets.paths import Variables
 from jaxnas.nets.standalone import PlainNetwork
 from jaxnas.spaces import Space
+from jaxnas.spaces.masks import MaskSpace
 from jaxnas.writer import read_json, write_atomic, write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4  # of logits, between two compilations of the same network
+
+Network = PlainNetwork | CompactNetwork
 
 PREDICT = '''"""Classifies images; needs jax, flatbuffers and numpy.
 
@@ -75,7 +80,7 @@ if __name__ == "__main__":
 
 def export_network(
   folder: Path,
-  network: PlainNetwork,
+  network: Network,
   variables: Variables,
   mean: np.ndarray,
   std: np.ndarray,
@@ -86,7 +91,7 @@ def export_network(
 
   Args:
     folder: made if missing.
-    network: the plain network.
+    network: the plain network of an arch, or the compact one of a mask.
     variables: its weights and batch-norm statistics.
     mean: per channel, of images scaled to 0..1, `float32[C]`.
     std: the same.
@@ -112,14 +117,10 @@ def export_network(
     jax.ShapeDtypeStruct((batch, h, w, c), jnp.uint8)
   )
   write_atomic(folder / "model.jaxexport", bytes(exported.serialize()))
-  space, arch = network.space, np.array(network.arch, np.int32)
   write_json(
     folder / "architecture.json",
     {
-      "space": space.to_json(),
-      "arch": space.to_string(arch),
-      "choices": space.choice_names(arch),
-      "layers": layer_rows(space, arch),
+      **_describe(network),
       "precision": network.net.precision,
       "bn_affine": network.net.bn_affine,
       "mean": mean.tolist(),
@@ -136,6 +137,15 @@ def export_network(
   _save(folder / "check.npz", {"images": images, "logits": logits})
   write_atomic(folder / "predict.py", PREDICT)
   return _check(folder, logits)
+
+
+def _describe(network: Network) -> dict:
+  space, arch = network.space, np.array(network.arch, np.int32)
+  info = {"space": space.to_json(), "arch": space.to_string(arch)}
+  if isinstance(network, CompactNetwork):
+    return {**info, "layers": mask_layer_rows(space, arch)}
+  info["choices"] = space.choice_names(arch)
+  return {**info, "layers": layer_rows(space, arch)}
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -161,7 +171,7 @@ def _check(folder: Path, logits: np.ndarray) -> float:
   return gap
 
 
-def load_network(folder: Path) -> tuple[PlainNetwork, Variables, dict]:
+def load_network(folder: Path) -> tuple[Network, Variables, dict]:
   """Loads an exported network as a Linen module with weights.
 
   Args:
@@ -179,11 +189,14 @@ def load_network(folder: Path) -> tuple[PlainNetwork, Variables, dict]:
     if not (Path(folder) / name).is_file():
       raise UserError(f"{folder} holds no exported network (no {name}).")
   info = read_json(path)
-  space = Space.from_json(info["space"])
+  masked = "nodes" in info["space"]  # a graph, and its arch is a mask
+  space = (MaskSpace if masked else Space).from_json(info["space"])
   arch = tuple(int(c) for c in space.from_string(info["arch"]))
   net = NetConfig(precision=info["precision"], bn_affine=info["bn_affine"])
   with np.load(Path(folder) / "weights.npz", allow_pickle=False) as stored:
     variables = unflatten({name: stored[name] for name in stored.files})
+  if masked:
+    return CompactNetwork(space.graph, arch, net), variables, info
   return PlainNetwork(space, arch, net), variables, info
 
 

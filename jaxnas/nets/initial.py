@@ -41,7 +41,7 @@ def draw(shapes: Tree, rng: np.random.Generator) -> Tree:
 
   Args:
     shapes: tree of `ShapeDtypeStruct` whose leaves are named `kernel`,
-      `linear`, `scale`, `bias`, `mean` or `var`.
+      `linear`, `scale`, `bias`, `constant`, `mean` or `var`.
     rng: NumPy generator; consumed in the order of the tree's leaves.
 
   Returns:
@@ -57,7 +57,7 @@ def draw(shapes: Tree, rng: np.random.Generator) -> Tree:
         return rng.uniform(-bound, bound, s.shape).astype(np.float32)
       case "scale" | "var":
         return np.ones(s.shape, np.float32)
-      case "bias" | "mean":
+      case "bias" | "mean" | "constant":
         return np.zeros(s.shape, np.float32)
     raise TypeError(f"no initial value for {jax.tree_util.keystr(path)}")
 

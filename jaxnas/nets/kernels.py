@@ -286,3 +286,23 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def dense_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   """Dense convolution with padding k // 2; kernel `[k, k, C, features]`."""
   return _dense(x, kernel, stride)
+
+
+def dilated_conv(
+  x: jax.Array, kernel: jax.Array, stride: int, dilation: int
+) -> jax.Array:
+  """Dense convolution with holes, padding `dilation * (k // 2)`.
+
+  Args:
+    x: `[..., H, W, C]`.
+    kernel: `[k, k, C, features]`, k odd.
+    stride: 1 or 2.
+    dilation: distance of neighbouring taps in pixels.
+  """
+  pad = dilation * (kernel.shape[0] // 2)
+  y = jax.lax.conv_general_dilated(
+    x.reshape(-1, *x.shape[-3:]), kernel, (stride, stride),
+    [(pad, pad), (pad, pad)], rhs_dilation=(dilation, dilation),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )  # fmt: skip
+  return y.reshape(*x.shape[:-3], *y.shape[1:])

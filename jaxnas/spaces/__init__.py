@@ -6,26 +6,44 @@ from pathlib import Path
 from jaxnas.config import load_function
 from jaxnas.errors import UserError, unknown
 from jaxnas.spaces.base import Layer, Space
+from jaxnas.spaces.densenet import supnet_d121
 from jaxnas.spaces.digits import digits
+from jaxnas.spaces.enas import supnet_e, supnet_ei
 from jaxnas.spaces.fairnas import fairnas, fairnas_cifar
+from jaxnas.spaces.graph import Graph
 from jaxnas.spaces.listed import ListedSpace
+from jaxnas.spaces.masks import MaskSpace
+from jaxnas.spaces.mini import supnet_small
 from jaxnas.spaces.nasbench_macro import nasbench_macro
 from jaxnas.spaces.ops import Conv, Identity, MBConv, Op, Shape
+from jaxnas.spaces.resnet import supnet_r50
+from jaxnas.spaces.shake_shake import supnet_m, supnet_mi
 
-SPACES: dict[str, Callable[..., Space]] = {
+# Chains of layers that are chosen, and networks whose channels are masked.
+CHAINS: dict[str, Callable[..., Space]] = {
   "digits": digits,
   "fairnas": fairnas,
   "fairnas-cifar": fairnas_cifar,
   "nasbench-macro": nasbench_macro,
 }
+SUPERNETS: dict[str, Callable[..., MaskSpace]] = {
+  "supnet-small": supnet_small,
+  "supnet-m": supnet_m,
+  "supnet-mi": supnet_mi,
+  "supnet-e": supnet_e,
+  "supnet-ei": supnet_ei,
+  "supnet-r50": supnet_r50,
+  "supnet-d121": supnet_d121,
+}
+SPACES: dict[str, Callable[..., Space | MaskSpace]] = {**CHAINS, **SUPERNETS}
 
 
-def get_space(name: str, **options) -> Space:
+def get_space(name: str, **options) -> Space | MaskSpace:
   """Returns a space by name.
 
   Args:
     name: a registered name, or the path of a Python file that defines
-      `get_space(**options) -> Space`.
+      `get_space(**options)`.
     **options: arguments of the space, such as `se_ratio=0.5`.
 
   Raises:
@@ -44,14 +62,15 @@ def get_space(name: str, **options) -> Space:
   except Exception as error:  # a user's file may fail in any way
     reason = " ".join(str(error).split())
     raise UserError(f"space {name!r}: {reason}.") from error
-  if not isinstance(space, Space):
+  if not isinstance(space, Space | MaskSpace):
     raise UserError(
-      f"get_space of {name} returns {type(space).__name__}, not Space."
+      f"get_space of {name} returns {type(space).__name__}, not Space or"
+      " MaskSpace."
     )
   return space
 
 
 __all__ = [
-  "SPACES", "Conv", "Identity", "Layer", "ListedSpace", "MBConv", "Op", "Shape",
-  "Space", "get_space",
+  "CHAINS", "SPACES", "SUPERNETS", "Conv", "Graph", "Identity", "Layer",
+  "ListedSpace", "MBConv", "MaskSpace", "Op", "Shape", "Space", "get_space",
 ]  # fmt: skip

@@ -8,10 +8,10 @@ import pytest
 
 from jaxnas.costs import cost_tables, format_count, layer_rows
 from jaxnas.report.drawing import draw
-from jaxnas.spaces import SPACES, get_space
+from jaxnas.spaces import CHAINS, get_space
 
 SVG = "{http://www.w3.org/2000/svg}"
-CASES = [(name, {}) for name in SPACES] + [
+CASES = [(name, {}) for name in CHAINS] + [
   ("fairnas", {"se_ratio": 0.5, "act": "swish"})
 ]
 

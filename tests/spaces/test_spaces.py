@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxnas.costs import cost_tables
 from jaxnas.errors import UserError
 from jaxnas.spaces import (
-  SPACES,
+  CHAINS,
   Conv,
   Identity,
   Layer,
@@ -70,7 +70,7 @@ def get_space(width=8):
 '''
 
 
-@pytest.fixture(params=sorted(SPACES))
+@pytest.fixture(params=sorted(CHAINS))
 def space(request) -> Space:
   return get_space(request.param)
 
@@ -175,7 +175,7 @@ def test_json_round_trip(space):
 
 @given(st.data())
 def test_string_round_trip(data):
-  space = get_space(data.draw(st.sampled_from(sorted(SPACES))))
+  space = get_space(data.draw(st.sampled_from(sorted(CHAINS))))
   arch = [data.draw(st.integers(0, int(n) - 1)) for n in space.n_choices]
   text = space.to_string(arch)
   back = space.from_string(text)
