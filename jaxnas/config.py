@@ -96,12 +96,19 @@ class NetConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-  """Optimiser and schedule: linear warm-up, then cosine.
+  """Optimiser and schedule: linear warm-up, then a cosine, restarts or drops.
 
   Attributes:
     name: `sgd` (momentum), `rmsprop` or `adamw`.
     learning_rate: peak value.
-    final_learning_rate: value that the cosine reaches after the last step.
+    final_learning_rate: value that the cosine reaches after its last step.
+    schedule: `cosine` over all steps; `restarts`, cosines of growing length,
+      each from the peak (SGDR, arXiv 1608.03983); or `drops`, a constant that
+      is divided at given epochs.
+    restart_epochs: length of the first cosine of `restarts`, T0.
+    restart_growth: ratio of the lengths of two successive ones, Tmul.
+    drop_epochs: when `drops` divides the rate.
+    drop_factor: what it is divided by.
     warmup_epochs: epochs of linear warm-up from 0.
     momentum: of `sgd` and `rmsprop`; beta1 of `adamw`.
     nesterov: Nesterov momentum (`sgd` only).
@@ -113,6 +120,11 @@ class OptimizerConfig:
   name: Literal["sgd", "rmsprop", "adamw"] = "sgd"
   learning_rate: float = 0.045  # FairNAS supernet: recalled, unverified
   final_learning_rate: float = 0.0
+  schedule: Literal["cosine", "restarts", "drops"] = "cosine"
+  restart_epochs: float = 10.0
+  restart_growth: float = 2.0
+  drop_epochs: tuple[float, ...] = ()
+  drop_factor: float = 10.0
   warmup_epochs: float = 0.0
   momentum: float = 0.9
   nesterov: bool = False
@@ -331,11 +343,77 @@ class SearchConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MasksConfig:
+  """Learned channel masks and their selection (PGNAS, arXiv 1906.09557).
+
+  With p the drop rate of a group of K channels whose weights have the squared
+  norm S, the loss is the cross-entropy plus, summed over groups,
+
+      l2 / N * (1 - p) * S + c / N * K * (p log p + (1 - p) log(1 - p)),
+
+  the authors' code form; options give the printed form and others.
+
+  Attributes:
+    rates: `learned`; or `fixed`, hard masks at `initial_rate`, the baseline of
+      predefined dropout.
+    initial_rate: drop rate of every group at the start; 0.1 (paper, authors).
+    length_scale: l2, the squared length scale l^2; 50 to 2500 (paper).
+    examples: N; 0 takes ten times the training images, as the paper does
+      because of augmentation.
+    weight_term: `coupled`, as above; or `constant`, without the factor 1 - p,
+      ordinary L2 (the paper's ablation).
+    half: put the printed factor 1/2 before the weight term.
+    entropy: `full`, as above (authors); or `printed`, its first term only.
+    entropy_weight: c.
+    prior_drop: u, the prior probability that a channel is dropped, which adds
+      -(p log u + (1 - p) log(1 - u)) to the bracket; 0 leaves that out (paper).
+    rate_speed: what the updates of the rates' logits are multiplied by; 1
+      (authors). Their gradient is of the order of K / N, so that the rates of
+      a short training need more (ours).
+    tau: temperature of the relaxed masks; 0.2 (paper).
+    relaxation: of the masks in training; `concrete` (paper, authors),
+      `straight-through` or `hard-concrete`.
+    target: `macs`, `params` or `channels` adds `target_weight` times what its
+      expected share exceeds `target_share` by (ours).
+    target_share: share of the full network, above 0 and at most 1.
+    target_weight: in nats per whole network.
+    candidates: C, masks drawn from the learned rates and scored.
+    batch: candidates between two checkpoints.
+    threshold: also score the mask that drops a group iff p > 1/2 (ours).
+    halving: 0 scores every candidate on all validation images; 2 and more
+      scores all on few, keeps one in so many, and multiplies the images (ours).
+  """
+
+  rates: Literal["learned", "fixed"] = "learned"
+  initial_rate: float = 0.1
+  length_scale: float = 50.0
+  examples: float = 0.0
+  weight_term: Literal["coupled", "constant"] = "coupled"
+  half: bool = False
+  entropy: Literal["full", "printed"] = "full"
+  entropy_weight: float = 1.0
+  prior_drop: float = 0.0
+  rate_speed: float = 1.0
+  tau: float = 0.2
+  relaxation: Literal["concrete", "straight-through", "hard-concrete"] = (
+    "concrete"
+  )
+  target: Literal["none", "macs", "params", "channels"] = "none"
+  target_share: float = 0.5
+  target_weight: float = 1.0
+  candidates: int = 1500
+  batch: int = 100
+  threshold: bool = True
+  halving: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class RetrainConfig:
   """Training of a plain network from scratch (or from inherited weights).
 
   Attributes:
-    epochs: passes over the training images.
+    epochs: passes over the training images; 0 keeps the inherited weights as
+      they are.
     batch_size: images of a batch.
     inherit: start from the supernet's weights instead of fresh ones.
     dropout: rate before the classifier; -1 takes the space's.
@@ -414,6 +492,7 @@ class ExperimentConfig:
   train: TrainConfig = TrainConfig()
   score: ScoreConfig = ScoreConfig()
   search: SearchConfig = SearchConfig()
+  masks: MasksConfig = MasksConfig()
   retrain: RetrainConfig = RetrainConfig()
   ranking: RankingConfig = RankingConfig()
   mesh: MeshConfig = MeshConfig()

@@ -48,7 +48,7 @@ WRAPPED = {
 MAX_LINES = 400
 LONG = {
   "config.py": "one schema of every option, and how to set one",
-  "experiment.py": "the only composer: all stages in reading order",
+  "experiment/paths.py": "the only composer: all stages in reading order",
   "search/segments.py": "one searcher: all phases in reading order",
   "nets/paths.py": "the supernet: one module whose parts share the routing",
 }
@@ -170,7 +170,7 @@ def test_every_sideways_exception_is_used(modules):
     ("training/loop.py", "from jaxnas.scoring import Scorer"),
     ("training/loop.py", "import jaxnas.search"),
     ("methods/fairnas.py", "from jaxnas.report import load"),
-    ("experiment.py", "from jaxnas import cli"),
+    ("experiment/paths.py", "from jaxnas import cli"),
     ("nets/paths.py", "import torch.nn"),
     ("nets/paths.py", "from tests import tiny"),
     ("cli.py", "from configs.digits_fairnas import get_config"),
@@ -197,7 +197,7 @@ def test_a_planted_bad_import_is_found(path, source):
     ("costs/budget.py", "from .table import CostTable"),
     ("costs/__init__.py", "from .table import CostTable"),
     ("costs/budget.py", "from ..spaces import Space"),
-    ("experiment.py", "from jaxnas import __version__"),
+    ("experiment/base.py", "from jaxnas import __version__"),
     ("cli.py", "from jaxnas.report import load\nimport torchvision_free"),
     ("__main__.py", "from jaxnas.cli import main"),
   ],

@@ -1,5 +1,6 @@
 """Every shipped config loads, says how to run it, and fits its space."""
 
+import dataclasses
 import inspect
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +16,11 @@ from jaxnas.config import (
   to_json,
 )
 from jaxnas.costs import Budget, cost_tables
-from jaxnas.experiment import Experiment
-from jaxnas.methods import get_method, make_space
+from jaxnas.experiment import make_experiment
+from jaxnas.methods import MaskMethod, get_method, make_space
+from jaxnas.methods.checks import check_mask_config
 from jaxnas.search import SegmentSearch
+from jaxnas.spaces import MaskSpace
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
 
@@ -56,6 +59,11 @@ def test_a_config_fits_its_space_method_and_budget(path, variant):
   assert isinstance(config, ExperimentConfig)
   assert from_json(to_json(config)) == config
   space = make_space(config)
+  if isinstance(get_method(config.method), MaskMethod):
+    check_mask_config(config)
+    assert isinstance(space, MaskSpace)
+    assert not config.budget
+    return
   costs = cost_tables(space)
   # Refuses what cannot be kept.
   budget = Budget.parse(config.budget, costs, space)
@@ -86,6 +94,12 @@ def test_the_quicktest_is_the_smaller_run(path):
   assert quick.method == whole.method
   assert quick.train.epochs <= 2
   assert quick.retrain.epochs <= 2
+  if isinstance(get_method(quick.method), MaskMethod):
+    assert quick.masks.candidates <= 32
+    assert whole.masks == dataclasses.replace(
+      quick.masks, candidates=whole.masks.candidates, batch=whole.masks.batch
+    )
+    return
   if quick.method == "gcn":  # rounds and sizes of its search are its own
     segments = quick.search.segments
     assert segments.samples + segments.candidates <= 32
@@ -100,5 +114,5 @@ def test_the_quicktest_is_the_smaller_run(path):
   ids=lambda v: getattr(v, "stem", v),
 )
 def test_a_config_on_embedded_data_is_ready_to_run(path, variant, tmp_path):
-  Experiment(load_config(f"{path}:{variant}"), tmp_path / "w")
+  make_experiment(load_config(f"{path}:{variant}"), tmp_path / "w")
   assert not (tmp_path / "w").exists()

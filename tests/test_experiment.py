@@ -22,7 +22,7 @@ from jaxnas.costs import cost_tables
 from jaxnas.data.records import Records, Split
 from jaxnas.data.sources import SOURCES, read_digits
 from jaxnas.errors import RunError, UserError
-from jaxnas.experiment import Experiment
+from jaxnas.experiment import make_experiment
 from jaxnas.methods import (
   inherited,
   load_supernet,
@@ -85,7 +85,7 @@ def config(project):
 def finished(config, tmp_path_factory):
   """The work directory of an undisturbed run; never written to again."""
   workdir = tmp_path_factory.mktemp("finished") / "run"
-  Experiment(config, workdir).run()
+  make_experiment(config, workdir).run()
   return workdir
 
 
@@ -228,16 +228,16 @@ def test_training_was_strictly_fair(finished):
 def test_the_same_command_twice_gives_the_same_bytes(
   config, finished, tmp_path
 ):
-  Experiment(config, tmp_path / "again").run()
+  make_experiment(config, tmp_path / "again").run()
   assert_same(tmp_path / "again", finished)
   # Giving the command once more changes nothing either.
-  Experiment(config, tmp_path / "again").run()
+  make_experiment(config, tmp_path / "again").run()
   assert_same(tmp_path / "again", finished)
 
 
 def test_stages_one_by_one_equal_run(config, finished, tmp_path):
   for verb in ("train", "search", "rank", "retrain", "export", "report"):
-    out = getattr(Experiment(config, tmp_path / "parts"), verb)()
+    out = getattr(make_experiment(config, tmp_path / "parts"), verb)()
     assert out["stage"] == verb
   assert_same(tmp_path / "parts", finished)
   assert (tmp_path / "parts" / "report.html").is_file()
@@ -248,7 +248,7 @@ def test_a_damaged_newest_checkpoint_changes_nothing(
   stage, config, finished, tmp_path, caplog
 ):
   workdir = tmp_path / "damaged"
-  first = Experiment(config, workdir)
+  first = make_experiment(config, workdir)
   first.train()
   if stage == "retrain":
     first.search()
@@ -258,11 +258,11 @@ def test_a_damaged_newest_checkpoint_changes_nothing(
   caplog.clear()
   if stage == "train":
     with pytest.raises(UserError, match="jaxnas train"):
-      Experiment(config, workdir).search()
-    Experiment(config, workdir).run()
+      make_experiment(config, workdir).search()
+    make_experiment(config, workdir).run()
   else:
     # Export alone: what is lost is trained again exactly as it was.
-    Experiment(config, workdir).export()
+    make_experiment(config, workdir).export()
   assert any("damaged" in m for m in caplog.messages)
   assert_same(workdir, finished)
   assert list((workdir / "checkpoints").glob(f"{stage}-damaged-*"))
@@ -319,7 +319,7 @@ def test_a_kill_between_checkpoint_and_table_loses_no_arch(copy, config):
   lines = whole.splitlines(keepends=True)
   (copy / "archs.csv").write_bytes(b"".join(lines[:-3]))
   (copy / "search.json").unlink()
-  Experiment(config, copy).search()
+  make_experiment(config, copy).search()
   assert (copy / "archs.csv").read_bytes() == whole
 
 
@@ -337,7 +337,7 @@ def test_another_config_is_refused_and_the_field_named(copy, config):
   before = snapshot(copy)
   other = override(config, ["seed=7", "search.population=6"])
   with pytest.raises(UserError) as caught:
-    Experiment(other, copy)
+    make_experiment(other, copy)
   text = str(caught.value)
   assert "seed: 0 there, 7 here" in text
   assert "search.population: 5 there, 6 here" in text
@@ -356,7 +356,7 @@ def test_other_images_are_refused(copy, config, monkeypatch):
   monkeypatch.setitem(SOURCES, "digits", altered)
   before = snapshot(copy)
   with pytest.raises(UserError, match="not those that .* begun with"):
-    Experiment(config, copy)
+    make_experiment(config, copy)
   assert snapshot(copy) == before
 
 
@@ -366,7 +366,7 @@ def test_a_stage_without_the_one_before_names_it_and_writes_nothing(
 ):
   needs = {"retrain": "search", "export": "search"}.get(verb, "train")
   with pytest.raises(UserError, match=f"python -m jaxnas {needs}"):
-    getattr(Experiment(config, tmp_path / "new"), verb)()
+    getattr(make_experiment(config, tmp_path / "new"), verb)()
   assert not (tmp_path / "new").exists()
 
 
@@ -394,20 +394,20 @@ def test_bad_values_are_refused_before_anything_is_written(
   assignment, message, config, tmp_path
 ):
   with pytest.raises(UserError, match=message):
-    Experiment(override(config, [assignment]), tmp_path / "w")
+    make_experiment(override(config, [assignment]), tmp_path / "w")
   assert not (tmp_path / "w").exists()
 
 
 def test_running_statistics_that_are_not_kept_are_refused(config, tmp_path):
   bad = override(config, ["score.bn_mode=running", "net.bn_track=false"])
   with pytest.raises(UserError, match=r"net\.bn_track"):
-    Experiment(bad, tmp_path / "w")
+    make_experiment(bad, tmp_path / "w")
 
 
 def test_a_work_directory_that_is_a_file(config, tmp_path):
   (tmp_path / "w").write_text("")
   with pytest.raises(UserError, match="is a file"):
-    Experiment(config, tmp_path / "w")
+    make_experiment(config, tmp_path / "w")
 
 
 # Honesty ----------------------------------------------------------------------
@@ -418,7 +418,7 @@ def test_a_supernet_at_chance_level_is_called_out(config, tmp_path, caplog):
     config,
     ["train.epochs=1", "train.optimizer.learning_rate=0", "ranking.n_archs=0"],
   )
-  e = Experiment(dull, tmp_path / "dull")
+  e = make_experiment(dull, tmp_path / "dull")
   e.train()
   assert not any("chance level" in m for m in caplog.messages)
   e.search()
@@ -442,7 +442,7 @@ class Watched(Split):
 
 
 def test_the_test_split_is_read_once_by_retrain_alone(config, tmp_path):
-  e = Experiment(config, tmp_path / "watched")
+  e = make_experiment(config, tmp_path / "watched")
   data = e.setup.data
   test = Watched(data.test.images, data.test.labels)
   watched = dataclasses.replace(data, test=test)
@@ -461,7 +461,7 @@ def test_the_test_split_is_read_once_by_retrain_alone(config, tmp_path):
 def test_results_before_retraining_have_no_test_accuracy(copy, config):
   for name in ("retrain.json", "result.json"):
     (copy / name).unlink()
-  Experiment(config, copy).search()
+  make_experiment(config, copy).search()
   result = json.loads((copy / "result.json").read_text())
   assert result["metrics"]["test_accuracy"] is None
   assert result["metrics"]["standalone_accuracy"] is None
@@ -471,7 +471,7 @@ def test_results_before_retraining_have_no_test_accuracy(copy, config):
 def test_the_reloaded_export_scores_what_was_reported(finished, config):
   network, variables, info = load_network(finished / "export")
   result = json.loads((finished / "result.json").read_text())
-  data = Experiment(config, finished).setup.data
+  data = make_experiment(config, finished).setup.data
   assert info["arch"] == result["arch"]
   apply = jax.jit(network.apply)
   for name, split in (
@@ -485,7 +485,7 @@ def test_the_reloaded_export_scores_what_was_reported(finished, config):
 
 def test_score_agrees_with_the_search(finished, config):
   rows = table(finished / "archs.csv")
-  e = Experiment(config, finished)
+  e = make_experiment(config, finished)
   archs = np.stack([e.setup.space.from_string(r["arch"]) for r in rows])
   out = e.score(archs[::-1])
   assert out["bn_mode"] == "recalibrate"
@@ -497,18 +497,18 @@ def test_score_agrees_with_the_search(finished, config):
 
 
 def test_a_wrong_winner_does_not_pass_unseen(copy, config, monkeypatch):
-  e = Experiment(config, copy)
+  e = make_experiment(config, copy)
 
   def wrong(*args):
     return jax.tree.map(lambda a: a * 0, inherited(*args))
 
-  monkeypatch.setattr("jaxnas.experiment.inherited", wrong)
+  monkeypatch.setattr("jaxnas.experiment.paths.inherited", wrong)
   with pytest.raises(RunError, match="outside the supernet"):
     e.search()
 
 
 def test_inherited_weights_export_and_score_as_searched(copy, config):
-  e = Experiment(config, copy)
+  e = make_experiment(config, copy)
   out = e.export("inherited")
   network, variables, info = load_network(Path(out["folder"]))
   split = e.setup.data.validation
@@ -524,8 +524,8 @@ def test_retrain_again_does_not_read_the_test_split(copy, config, monkeypatch):
     raise AssertionError("a split was read again")
 
   before = json.loads((copy / "retrain.json").read_text())
-  monkeypatch.setattr("jaxnas.experiment.FleetEvaluator", never)
-  out = Experiment(config, copy).retrain()
+  monkeypatch.setattr("jaxnas.experiment.paths.FleetEvaluator", never)
+  out = make_experiment(config, copy).retrain()
   assert out == {"stage": "retrain", **before}
 
 
@@ -541,7 +541,7 @@ def test_ranking_file(finished, config):
   assert len({r["arch"] for r in ranking["archs"]}) == 3
   for row in ranking["archs"]:
     assert 0 <= row["standalone_accuracy"] <= 1
-  e = Experiment(config, finished)
+  e = make_experiment(config, finished)
   archs = np.stack(
     [e.setup.space.from_string(r["arch"]) for r in ranking["archs"]]
   )
@@ -555,7 +555,7 @@ def test_rank_against_given_accuracies(copy, config, tmp_path):
   accuracy = [0.5, 0.7, 0.6, 0.9, 0.4]
   rows = [f"{a},{v}\n" for a, v in zip(archs, accuracy, strict=True)]
   truth.write_text("arch,standalone_accuracy\n" + "".join(rows))
-  out = Experiment(config, copy).rank(truth)
+  out = make_experiment(config, copy).rank(truth)
   assert out["selection"] == "given in truth.csv"
   assert [r["arch"] for r in out["archs"]] == archs
   supernet = [r["supernet_accuracy"] for r in out["archs"]]
@@ -600,14 +600,14 @@ def test_evenly_spaced_selection(config, finished, tmp_path, monkeypatch):
   )
   workdir = tmp_path / "even"
   shutil.copytree(finished / "checkpoints", workdir / "checkpoints")
-  e = Experiment(even, workdir)
+  e = make_experiment(even, workdir)
   seen = []
 
   def accuracies(setup, archs):
     seen.append(archs)
     return np.linspace(0.1, 0.4, len(archs)), 0.0
 
-  monkeypatch.setattr("jaxnas.experiment.standalone_accuracies", accuracies)
+  monkeypatch.setattr("jaxnas.experiment.paths.standalone_accuracies", accuracies)
   out = e.rank()
   assert out["selection"] == "evenly-spaced"
   assert out["n"] == 4
@@ -626,7 +626,7 @@ def test_evenly_spaced_selection(config, finished, tmp_path, monkeypatch):
 
 
 def test_a_search_that_sees_only_nan_says_so(config, tmp_path):
-  e = Experiment(config, tmp_path / "nan")
+  e = make_experiment(config, tmp_path / "nan")
   e.workdir.mkdir()
 
   def objective(archs):
@@ -649,7 +649,7 @@ def test_spos_runs_every_stage(project, finished, tmp_path):
     load_config(str(project / "config.py")),
     ["method=spos", "ranking.n_archs=0", "train.epochs=1", "retrain.epochs=1"],
   )
-  result = Experiment(spos, tmp_path / "spos").run()
+  result = make_experiment(spos, tmp_path / "spos").run()
   assert result["method"] == "spos"
   assert result["metrics"]["macs"] <= BUDGET
   assert result["metrics"]["test_accuracy"] is not None
@@ -670,9 +670,9 @@ def test_retraining_can_inherit_the_weights(copy, config):
     ["retrain.inherit=true", "retrain.epochs=1",
      "retrain.optimizer.learning_rate=0", "retrain.dropout=0"],
   )  # fmt: skip
-  e = Experiment(warm, copy)
+  e = make_experiment(warm, copy)
   e.retrain()
-  fresh = Experiment(warm, copy)
+  fresh = make_experiment(warm, copy)
   fresh.export()
   _, variables, info = load_network(copy / "export")
   arch = e.setup.space.from_string(info["arch"])
@@ -703,7 +703,7 @@ def test_retraining_can_inherit_the_weights(copy, config):
 )
 def test_useless_values_are_refused_first(setting, message, config, tmp_path):
   with pytest.raises(UserError, match=message):
-    Experiment(override(config, [setting]), tmp_path / "run")
+    make_experiment(override(config, [setting]), tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
 
@@ -713,14 +713,14 @@ def test_options_that_a_sampler_or_optimiser_ignores(config, tmp_path):
     (["train.optimizer.name=adamw", "train.optimizer.nesterov=true"], "sgd"),
   ):
     with pytest.raises(UserError, match=message):
-      Experiment(override(config, settings), tmp_path / "run")
+      make_experiment(override(config, settings), tmp_path / "run")
 
 
 def test_looking_at_a_run_leaves_its_manifest_alone(copy, config, caplog):
   path = copy / "manifest.json"
   manifest = json.loads(path.read_text()) | {"jax": "0.0.1"}
   path.write_text(json.dumps(manifest))
-  e = Experiment(config, copy)
+  e = make_experiment(config, copy)
   e.report()
   with caplog.at_level(logging.WARNING, "jaxnas"):
     e.train()
@@ -734,6 +734,6 @@ def test_results_say_where_retraining_began(finished, config, copy):
   assert "trained from scratch" in (finished / "report.html").read_text()
   result["retrained_from"] = "inherited"
   (copy / "result.json").write_text(json.dumps(result))
-  Experiment(config, copy).report()
+  make_experiment(config, copy).report()
   text = (copy / "report.html").read_text()
   assert "trained on from inherited weights" in text

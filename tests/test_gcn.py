@@ -11,7 +11,7 @@ from jaxnas import cli
 from jaxnas.config import load_config
 from jaxnas.costs import Budget, cost_tables
 from jaxnas.errors import UserError
-from jaxnas.experiment import Experiment
+from jaxnas.experiment import make_experiment
 from jaxnas.methods import make_space, read_lookup
 from jaxnas.report import report
 from jaxnas.search import segments as segments_module
@@ -68,14 +68,14 @@ def config(config_file):
 @pytest.fixture(scope="module")
 def trained(config, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("gcn") / "trained"
-  Experiment(config, workdir).train()
+  make_experiment(config, workdir).train()
   return workdir
 
 
 @pytest.fixture(scope="module")
 def finished(config, trained):
   workdir = shutil.copytree(trained, trained.with_name("finished"))
-  Experiment(config, workdir).search()
+  make_experiment(config, workdir).search()
   return workdir
 
 
@@ -116,7 +116,7 @@ def test_budgets_are_answered_as_by_brute_force(config, copy, monkeypatch):
     "jaxnas.scoring.scorer.Scorer.__call__",
     lambda *_: pytest.fail("a look-up scored"),
   )
-  answers = Experiment(config, copy).look_up(limits)["answers"]
+  answers = make_experiment(config, copy).look_up(limits)["answers"]
   assert [a["budget"] for a in answers] == limits
   for row in answers:
     budget = Budget.parse(row["budget"], costs, space)
@@ -129,7 +129,7 @@ def test_budgets_are_answered_as_by_brute_force(config, copy, monkeypatch):
     a["predicted"] for a in answers
   )
   assert answers[0]["macs"] == macs.min()  # kept to the last multiply-add
-  again = Experiment(config, copy).look_up(limits[:1])["answers"]
+  again = make_experiment(config, copy).look_up(limits[:1])["answers"]
   assert again == answers[:1]
   saved = json.loads((copy / "lookup.json").read_text())["answers"]
   assert sorted(a["budget"] for a in saved) == sorted(limits)
@@ -141,7 +141,7 @@ def test_a_budget_that_no_predicted_arch_keeps_names_the_nearest(config, copy):
   if kept == smallest.smallest:
     pytest.skip("the table holds the smallest arch")
   with pytest.raises(UserError, match=f"macs<={kept:g}"):
-    Experiment(config, copy).look_up([f"macs<={kept - 1}"])
+    make_experiment(config, copy).look_up([f"macs<={kept - 1}"])
 
 
 @pytest.mark.parametrize("stop_after", [1, 4])
@@ -160,9 +160,9 @@ def test_a_search_that_is_cut_ends_the_same(
 
   monkeypatch.setattr(segments_module.SegmentSearch, "tell", dies)
   with pytest.raises(KeyboardInterrupt):
-    Experiment(config, workdir).search()
+    make_experiment(config, workdir).search()
   monkeypatch.undo()
-  Experiment(config, workdir).search()
+  make_experiment(config, workdir).search()
   for name in FILES:
     assert (workdir / name).read_bytes() == (finished / name).read_bytes(), name
 
@@ -187,7 +187,7 @@ def test_rank_compares_fits_with_the_supernet(config, copy):
   truth = copy / "truth.csv"
   lines = [f"{space.to_string(a)},{0.5 + 0.01 * a.sum()}" for a in archs]
   truth.write_text("\n".join(["arch,accuracy", *lines]))
-  ranking = Experiment(config, copy).rank(truth)
+  ranking = make_experiment(config, copy).rank(truth)
   assert set(ranking["fits"]) == {"ridge", "mlp", "gcn", "default"}
   raw = ranking["kendall_tau_b"]["value"]
   for fit in ranking["fits"].values():
@@ -205,7 +205,7 @@ def test_the_report_shows_predictors_and_answers(config, copy):
   page = report(copy).read_text()
   assert "No budget was looked up yet" in page
   largest = int(cost_tables(make_space(config))["macs"].largest)
-  Experiment(config, copy).look_up([f"macs<={largest}"])
+  make_experiment(config, copy).look_up([f"macs<={largest}"])
   page = report(copy).read_text()
   assert f"macs&lt;={largest}" in page and 'id="lookup' in page
   assert 'id="fit-1-held_out' in page

@@ -121,7 +121,7 @@ def test_the_order_of_images_follows_the_set_of_archs(
     load_config(arguments[0]),
     [a for a in arguments if "=" in a and not a.startswith("--")],
   )
-  run = experiment.Experiment(config, tmp_path / "w")
+  run = experiment.make_experiment(config, tmp_path / "w")
   one, other = np.array([[0, 1, 2, 0], [1, 1, 1, 1]]), np.array([[0, 1, 2, 0]])
   for archs in (one, one[::-1], one[[0, 1, 1]], other):
     with pytest.raises(KeyboardInterrupt):

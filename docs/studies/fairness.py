@@ -25,7 +25,7 @@ import matplotlib
 import numpy as np
 
 from jaxnas.config import load_config
-from jaxnas.experiment import Experiment
+from jaxnas.experiment import make_experiment
 from jaxnas.scoring.ranking import bootstrap, kendall_tau_b
 from jaxnas.writer import write_csv, write_json
 
@@ -54,7 +54,7 @@ def experiment(arm: str, seed: int, root: Path, **ranking) -> Experiment:
   )
   folder = arm.replace(", ", "-").replace(" ", "-")
   kind = ranking.get("selection", "uniform")
-  return Experiment(config, root / f"{folder}-{kind}-s{seed}")
+  return make_experiment(config, root / f"{folder}-{kind}-s{seed}")
 
 
 def curve(run: Experiment, paths: int) -> list[list[float]]:

@@ -1,33 +1,24 @@
-"""Runs an experiment: config to stages in order, in one work directory.
-
-Each stage resumes from its checkpoints, writes its own files, and reads those
-of the stages before it, so stages can run in one process or in many.
-"""
+"""Experiments on supernets of single paths."""
 
 import csv
 import dataclasses
 import logging
-import platform
 import time
 from pathlib import Path
 
-import flax
 import jax
 import numpy as np
 
-import jaxnas
-from jaxnas.compilations import Compilations
-from jaxnas.config import ExperimentConfig, fingerprint, to_json
 from jaxnas.costs import format_count, supernet_params
 from jaxnas.errors import UserError, unknown
-from jaxnas.memory import keep_freed_memory
+from jaxnas.experiment.base import Experiment
 from jaxnas.methods import (
+  PathSetup,
   answer,
   check_inherited,
   evidence,
   fitted_accuracies,
   fleet_batches,
-  get_method,
   inherited,
   load_supernet,
   make_setup,
@@ -44,7 +35,6 @@ from jaxnas.methods import (
   write_lookup,
 )
 from jaxnas.nets import PlainNetwork, export_network
-from jaxnas.report import report as write_report
 from jaxnas.scoring import (
   FleetEvaluator,
   check_score,
@@ -69,37 +59,33 @@ log = logging.getLogger("jaxnas")
 SELECTION = ("accuracy", "-loss", "-macs")
 
 
-class Experiment:
-  """One config in one work directory.
+class PathExperiment(Experiment):
+  """A supernet of single paths: fairnas, spos, gcn."""
 
-  Nothing is written before `train` begins, so that a value that is refused
-  does not claim the directory.
+  def _make_setup(self) -> PathSetup:
+    return make_setup(self.config, self.workdir)
 
-  Args:
-    config: the resolved config.
-    workdir: made by `train` if missing.
-
-  Raises:
-    UserError: if the directory holds another config's run or another data
-      set's, or for an illegal value of the config.
-  """
-
-  def __init__(self, config: ExperimentConfig, workdir: Path) -> None:
-    keep_freed_memory()
-    self.config, self.workdir = config, Path(workdir)
-    self.method = get_method(config.method)
-    self._claim()
-    self.setup = make_setup(config, self.workdir)
+  def _check(self) -> None:
     # Built once here so that a bad value fails before anything is written.
-    supernet_batches(self.setup, self.sampler)
-    paths_in_flight(config.train, self.sampler, self.setup.supernet)
-    fleet_batches(self.setup, "retrain", config.retrain)
-    known = {"accuracy", "loss", *self.setup.costs}
-    for objective in self.method.searcher(self.setup).objectives:
+    setup, config = self.setup, self.config
+    supernet_batches(setup, self.sampler)
+    paths_in_flight(config.train, self.sampler, setup.supernet)
+    fleet_batches(setup, "retrain", config.retrain)
+    known = {"accuracy", "loss", *setup.costs}
+    for objective in self.method.searcher(setup).objectives:
       if (name := parse_objective(objective)[0]) not in known:
         raise unknown("metric in search.objectives", name, known)
-    self._compiling = Compilations()
-    self._check_images()
+
+  def _about(self) -> str:
+    space = self.setup.space
+    params = format_count(supernet_params(space))
+    return (
+      f"space {space.name} ({space.size:.3g} archs, supernet {params}"
+      " parameters)"
+    )
+
+  def _found(self, searched: dict, trained: dict) -> dict:
+    return {"choices": searched["choices"], "front": searched["front"]}
 
   @property
   def sampler(self) -> PathSampler:
@@ -343,14 +329,6 @@ class Experiment:
       "largest_difference": gap,
     }
 
-  def report(self) -> dict:
-    """Writes `report.html`.
-
-    Returns:
-      Its path.
-    """
-    return {"stage": "report", "path": str(write_report(self.workdir))}
-
   def score(self, archs: np.ndarray, race: float | None = None) -> dict:
     """Supernet metrics and costs of given archs.
 
@@ -385,21 +363,6 @@ class Experiment:
         for i, arch in enumerate(archs)
       ],
     }
-
-  def run(self) -> dict:
-    """All stages in order.
-
-    Returns:
-      The content of `result.json`.
-    """
-    self.train()
-    self.search()
-    if self.config.ranking.n_archs:
-      self.rank()
-    self.retrain()
-    self.export()
-    self.report()
-    return read_json(self.workdir / "result.json")
 
   # Inside -------------------------------------------------------------------
 
@@ -449,175 +412,10 @@ class Experiment:
       ],
     }
 
-  def _claim(self) -> None:
-    """Refuses another config's directory."""
-    path = self.workdir / "config.json"
-    mine = to_json(self.config)
-    if path.is_file():
-      theirs = read_json(path)
-      if theirs != mine:
-        changed = ", ".join(_differences(theirs, mine))
-        raise UserError(
-          f"work directory {self.workdir} belongs to another config (it differs"
-          f" in {changed}); use another --workdir."
-        )
-    elif self.workdir.exists() and not self.workdir.is_dir():
-      raise UserError(f"work directory {self.workdir} is a file.")
-
-  def _check_images(self) -> None:
-    """Refuses images other than those that the directory was begun with."""
-    path, data = self.workdir / "manifest.json", self.setup.data
-    if not path.is_file():
-      return
-    before = read_json(path)["data"]["fingerprint"]
-    if before != data.fingerprint:
-      raise UserError(
-        f"the images of {data.source} are not those that {self.workdir} was"
-        f" begun with (fingerprint {data.fingerprint}, then {before}); use"
-        " another --workdir."
-      )
-
-  def _describe(self) -> None:
-    """Writes what is known before the first step; the config claims."""
-    setup, data = self.setup, self.setup.data
-    try:
-      self.workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-      raise UserError(
-        f"work directory {self.workdir} cannot be made: {error.strerror}."
-      ) from error
-    device = jax.devices()[0]
-    manifest = {
-      "jaxnas": jaxnas.__version__,
-      "python": platform.python_version(),
-      "jax": jax.__version__,
-      "flax": flax.__version__,
-      "device": device.device_kind,
-      "n_devices": jax.device_count(),
-      "platform": device.platform,
-      "seed": self.config.seed,
-      "data": {
-        "source": data.source,
-        "fingerprint": data.fingerprint,
-        "train": len(data.train),
-        "validation": len(data.validation),
-        "test": len(data.test),
-        "n_classes": data.n_classes,
-        "class_names": list(data.class_names),
-      },
-      "config_fingerprint": fingerprint(self.config),
-    }
-    path = self.workdir / "manifest.json"
-    if path.is_file():  # it tells what began the training, not who looked last
-      begun = read_json(path)
-      changed = [
-        f"{k} {begun[k]}, now {manifest[k]}"
-        for k in ("jaxnas", "jax", "flax", "device", "n_devices")
-        if begun[k] != manifest[k]
-      ]
-      if changed:
-        log.warning(
-          "this run was begun with %s: results may differ from those of an"
-          " undisturbed run.", "; ".join(changed),
-        )  # fmt: skip
-    else:
-      write_json(path, manifest)
-    write_json(self.workdir / "space.json", setup.space.to_json())
-    write_json(self.workdir / "config.json", to_json(self.config))
-    log.info(
-      "%s on %s: space %s (%.3g archs, supernet %s parameters), %d / %d / %d"
-      " images, %d x %s, budget %s",
-      self.method.name, data.source, setup.space.name, setup.space.size,
-      format_count(supernet_params(setup.space)), len(data.train),
-      len(data.validation), len(data.test), jax.device_count(),
-      device.device_kind, str(setup.budget) or "none",
-    )  # fmt: skip
-
   def _alarm(self, objective) -> None:
     """Calls out a supernet that is no better than guessing."""
-    rng = np.random.default_rng(0)
     # Untrained archs differ by chance; a few draws, some of them the same,
     # have a mean too far from that of all.
-    probes = self.setup.budget.draw(rng, 32)
+    probes = self.setup.budget.draw(np.random.default_rng(0), 32)
     mean = float(objective(probes)["accuracy"].mean())
-    labels = self.setup.data.validation.labels
-    chance = float(np.bincount(labels).max() / len(labels))
-    noise = 3 * np.sqrt(chance * (1 - chance) / len(labels))
-    # Untrained networks differ from guessing by more than sampling noise: they
-    # prefer some classes, and these may be frequent among their images.
-    margin = max(noise, 0.5 * chance * (1 - chance))
-    if mean <= chance + margin:
-      log.warning(
-        "the supernet is at chance level: %d random archs have a mean accuracy"
-        " of %.3f, guessing the largest class %.3f. A search cannot tell archs"
-        " apart; train longer or lower the learning rate.", len(probes), mean,
-        chance,
-      )  # fmt: skip
-
-  def _winner(self) -> np.ndarray:
-    path = self.workdir / "search.json"
-    if not path.is_file():
-      raise self._missing("finished search", "search")
-    return self.setup.space.from_string(read_json(path)["arch"])
-
-  def _missing(self, what: str, verb: str) -> UserError:
-    return UserError(
-      f"{self.workdir} holds no {what}; run `python -m jaxnas {verb}` with the"
-      " same config and --workdir first."
-    )
-
-  def _record(self, stage: str, seconds: float) -> None:
-    """Notes a stage's time and rewrites `result.json`."""
-    path = self.workdir / "seconds.json"
-    times = read_json(path) if path.is_file() else {}
-    times[stage] = round(seconds, 3)
-    times["compile"] = round(
-      times.get("compile", 0) + self._compiling.take(), 3
-    )
-    write_json(path, times)
-    if (self.workdir / "search.json").is_file():
-      self._write_result(times)
-
-  def _write_result(self, times: dict[str, float]) -> None:
-    found = read_json(self.workdir / "search.json")
-    path = self.workdir / "retrain.json"
-    trained = read_json(path) if path.is_file() else {}
-    if trained.get("arch") != found["arch"]:
-      trained = {}
-    write_json(
-      self.workdir / "result.json",
-      {
-        "method": self.method.name,
-        "space": self.setup.space.name,
-        "arch": found["arch"],
-        "choices": found["choices"],
-        "metrics": {
-          "supernet_accuracy": found["accuracy"],
-          "standalone_accuracy": trained.get("standalone_accuracy"),
-          "test_accuracy": trained.get("test_accuracy"),
-          "macs": found["macs"],
-          "params": found["params"],
-        },
-        "budget": self.config.budget,
-        "bn_mode": found["bn_mode"],
-        "evaluated": found["evaluated"],
-        "retrained_from": trained.get("retrained_from"),
-        "selected_from": "validation",
-        "test_reads": 1 if trained else 0,
-        "front": found["front"],
-        "seed": self.config.seed,
-        "seconds": times,
-      },
-    )
-
-
-def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
-  """Dotted names of the fields in which two configs differ, with values."""
-  out = []
-  for key in sorted({*old, *new}):
-    a, b = old.get(key), new.get(key)
-    if isinstance(a, dict) and isinstance(b, dict):
-      out += _differences(a, b, f"{prefix}{key}.")
-    elif a != b:
-      out.append(f"{prefix}{key}: {a!r} there, {b!r} here")
-  return out
+    self._warn_at_chance(mean, len(probes))

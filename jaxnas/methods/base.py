@@ -14,7 +14,7 @@ from jaxnas import arch as arch_lib
 from jaxnas.config import RetrainConfig, SearchConfig
 from jaxnas.data import Batches
 from jaxnas.errors import UserError
-from jaxnas.methods.setup import Setup
+from jaxnas.methods.setup import PathSetup, Setup
 from jaxnas.nets import Fleet, Variables, group_names
 from jaxnas.scoring import FleetEvaluator
 from jaxnas.search import (
@@ -49,14 +49,27 @@ class Method:
     name: as in the config.
     paper: title and arXiv id.
     fidelity: one sentence on what is the paper's and what is ours.
-    sampler: `(setup) -> PathSampler` of its supernet training.
-    algorithm: its search, what `search.algorithm=auto` means.
   """
 
   name: str
   paper: str
   fidelity: str
-  sampler: Callable[[Setup], PathSampler]
+
+
+class MaskMethod(Method):
+  """A method that trains a masked network and draws masks from its rates."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PathMethod(Method):
+  """A method that trains a supernet of single paths and searches archs.
+
+  Attributes:
+    sampler: `(setup) -> PathSampler` of its supernet training.
+    algorithm: its search, what `search.algorithm=auto` means.
+  """
+
+  sampler: Callable[[PathSetup], PathSampler]
   algorithm: str
 
   def search_config(self, config: SearchConfig) -> SearchConfig:
@@ -65,14 +78,14 @@ class Method:
       return config
     return dataclasses.replace(config, algorithm=self.algorithm)
 
-  def searcher(self, setup: Setup) -> Searcher:
+  def searcher(self, setup: PathSetup) -> Searcher:
     """The search of a run."""
     config = self.search_config(setup.config.search)
     return make_searcher(config, setup.space, setup.budget, setup.costs)
 
 
 def supernet_template(
-  setup: Setup, n_steps: int, per_epoch: int
+  setup: PathSetup, n_steps: int, per_epoch: int
 ) -> tuple[TrainState, Any, Callable]:
   """Fresh training state of the supernet, its optimiser and schedule."""
   config = setup.config.train.optimizer
@@ -82,7 +95,7 @@ def supernet_template(
   return init_state(variables, tx, setup.space.n_choices), tx, rate
 
 
-def supernet_batches(setup: Setup, sampler: PathSampler) -> Batches:
+def supernet_batches(setup: PathSetup, sampler: PathSampler) -> Batches:
   """Index stream of supernet training."""
   config = setup.config.train
   return Batches(
@@ -94,7 +107,7 @@ def supernet_batches(setup: Setup, sampler: PathSampler) -> Batches:
 
 
 def train_supernet(
-  setup: Setup, sampler: PathSampler
+  setup: PathSetup, sampler: PathSampler
 ) -> tuple[TrainState, float]:
   """Trains the supernet on the sampler's paths, or resumes that.
 
@@ -139,7 +152,7 @@ def train_supernet(
   )  # fmt: skip
 
 
-def load_supernet(setup: Setup, sampler: PathSampler) -> TrainState:
+def load_supernet(setup: PathSetup, sampler: PathSampler) -> TrainState:
   """Loads the trained supernet of the work directory.
 
   Raises:
@@ -147,9 +160,25 @@ def load_supernet(setup: Setup, sampler: PathSampler) -> TrainState:
   """
   per_epoch = supernet_batches(setup, sampler).steps_per_epoch
   n_steps = setup.config.train.epochs * per_epoch
+  state, _, _ = supernet_template(setup, n_steps, per_epoch)
+  return learned_checkpoint(setup, state, n_steps)
+
+
+def learned_checkpoint(
+  setup: Setup, state: TrainState, n_steps: int
+) -> TrainState:
+  """Loads the last state of supernet training.
+
+  Args:
+    setup: the run.
+    state: a fresh state, which says how a checkpoint is laid out.
+    n_steps: of the whole training.
+
+  Raises:
+    UserError: if training has not been finished there.
+  """
   found = None
   if (setup.workdir / "checkpoints" / "train").is_dir():
-    state, _, _ = supernet_template(setup, n_steps, per_epoch)
     found = setup.checkpoints("train").restore(
       state, setup.placement.sharding("replicated")
     )
@@ -163,7 +192,7 @@ def load_supernet(setup: Setup, sampler: PathSampler) -> TrainState:
 
 
 def supernet_objective(
-  setup: Setup, variables: Variables
+  setup: PathSetup, variables: Variables
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
   """Objective of a search: supernet metrics and costs of archs."""
   scorer = setup.scorer()
@@ -176,7 +205,7 @@ def supernet_objective(
 
 
 def search_archs(
-  setup: Setup,
+  setup: PathSetup,
   searcher: Searcher,
   objective: Callable[[np.ndarray], dict[str, np.ndarray]],
 ) -> tuple[SearchState, float]:
@@ -249,7 +278,9 @@ def write_archs(path: Path, state: SearchState, timing: list) -> None:
   write_csv(path, rows)
 
 
-def hypervolume(setup: Setup, searcher: Searcher, state: SearchState) -> float:
+def hypervolume(
+  setup: PathSetup, searcher: Searcher, state: SearchState
+) -> float:
   """Share of the objective box that the front dominates, 0..1.
 
   Accuracies span 0..1 and costs the smallest to the largest arch of the space,
@@ -273,13 +304,15 @@ def hypervolume(setup: Setup, searcher: Searcher, state: SearchState) -> float:
   )
 
 
-def fleet_batches(setup: Setup, stage: str, config: RetrainConfig) -> Batches:
+def fleet_batches(
+  setup: PathSetup, stage: str, config: RetrainConfig
+) -> Batches:
   """Index stream of a stage that trains plain networks."""
   return Batches(len(setup.data.train), config.batch_size, setup.seed(stage))
 
 
 def train_fleet(
-  setup: Setup,
+  setup: PathSetup,
   stage: str,
   archs: np.ndarray,
   config: RetrainConfig,
@@ -343,7 +376,7 @@ def train_fleet(
 
 
 def write_fairness(
-  setup: Setup, sampler: PathSampler, state: TrainState
+  setup: PathSetup, sampler: PathSampler, state: TrainState
 ) -> None:
   """Writes `fairness.json`: updates that every choice received."""
   counts = np.asarray(state.counts)

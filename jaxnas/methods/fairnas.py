@@ -21,12 +21,12 @@ accuracies are ours.
 
 import dataclasses
 
-from jaxnas.methods.base import Method
-from jaxnas.methods.setup import Setup
+from jaxnas.methods.base import PathMethod
+from jaxnas.methods.setup import PathSetup
 from jaxnas.training import PathSampler, make_sampler
 
 
-def sampler(setup: Setup) -> PathSampler:
+def sampler(setup: PathSetup) -> PathSampler:
   """K paths a step, from one permutation per layer (paper, Fig. 2)."""
   config = setup.config.train
   if config.sampler == "auto":
@@ -35,7 +35,7 @@ def sampler(setup: Setup) -> PathSampler:
 
 
 # NSGA-II with weighted crowding and hierarchical mutation is recalled.
-METHOD = Method(
+METHOD = PathMethod(
   name="fairnas",
   paper="FairNAS: Rethinking Evaluation Fairness of Weight Sharing Neural"
   " Architecture Search, arXiv 1907.01845",

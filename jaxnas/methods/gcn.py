@@ -17,12 +17,12 @@ ours, and so are the predictors that stand beside the GCN.
 
 import dataclasses
 
-from jaxnas.methods.base import Method
-from jaxnas.methods.setup import Setup
+from jaxnas.methods.base import PathMethod
+from jaxnas.methods.setup import PathSetup
 from jaxnas.training import PathSampler, make_sampler
 
 
-def sampler(setup: Setup) -> PathSampler:
+def sampler(setup: PathSetup) -> PathSampler:
   """K strictly fair paths a step (ours)."""
   config = setup.config.train
   if config.sampler == "auto":
@@ -30,7 +30,7 @@ def sampler(setup: Setup) -> PathSampler:
   return make_sampler(config, setup.space)
 
 
-METHOD = Method(
+METHOD = PathMethod(
   name="gcn",
   paper="Fitting the Search Space of Weight-sharing NAS with Graph"
   " Convolutional Networks, arXiv 2004.08423",

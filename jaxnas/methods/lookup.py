@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxnas.costs import Budget
 from jaxnas.errors import UserError
-from jaxnas.methods.setup import Setup
+from jaxnas.methods.setup import PathSetup
 from jaxnas.predictors import compare_predictors
 from jaxnas.scoring.ranking import bootstrap, kendall_tau_b
 from jaxnas.search import SegmentSearch
@@ -110,7 +110,9 @@ def _nearest(budget: Budget, archs: np.ndarray) -> str:
   return ", ".join(f"{n}<={c.min():.15g}" for n, c in costs.items()) + " apart"
 
 
-def fitted_accuracies(setup: Setup, archs: np.ndarray) -> dict[str, np.ndarray]:
+def fitted_accuracies(
+  setup: PathSetup, archs: np.ndarray
+) -> dict[str, np.ndarray]:
   """Predicts archs from everything that the search scored.
 
   Args:

@@ -9,14 +9,14 @@ import numpy as np
 from jaxnas.costs import Budget
 from jaxnas.errors import UserError
 from jaxnas.methods.base import train_fleet
-from jaxnas.methods.setup import Setup
+from jaxnas.methods.setup import PathSetup
 from jaxnas.nets import Variables
 from jaxnas.scoring import FleetEvaluator, Scorer, evenly_spaced
 from jaxnas.spaces import Space
 
 
 def ranking_archs(
-  setup: Setup, scorer: Scorer, variables: Variables
+  setup: PathSetup, scorer: Scorer, variables: Variables
 ) -> np.ndarray:
   """The archs to train from scratch, by `ranking.selection`.
 
@@ -41,7 +41,7 @@ def ranking_archs(
 
 
 def standalone_accuracies(
-  setup: Setup, archs: np.ndarray
+  setup: PathSetup, archs: np.ndarray
 ) -> tuple[np.ndarray, float]:
   """Trains archs from scratch, `ranking.together` at a time.
 

@@ -1,8 +1,6 @@
 """The set-up of a run: config to checked objects, nothing written."""
 
 import dataclasses
-import functools
-import math
 import zlib
 from pathlib import Path
 
@@ -13,12 +11,18 @@ from jaxnas.checkpoint import Checkpoints
 from jaxnas.config import ExperimentConfig
 from jaxnas.costs import Budget, CostTable, cost_tables
 from jaxnas.costs.latency import read_latency
+from jaxnas.costs.mask_budget import MaskBudget
 from jaxnas.data import Dataset, Split, load
 from jaxnas.errors import UserError
-from jaxnas.nets import PathSupernet
-from jaxnas.scoring import Scorer, check_score
+from jaxnas.methods.checks import (
+  check_mask_config,
+  check_path_config,
+  check_values,
+)
+from jaxnas.nets import MaskedSupernet, PathSupernet
+from jaxnas.scoring import MaskScorer, Scorer, check_score
 from jaxnas.sharding import Placement, make_placement
-from jaxnas.spaces import Space, get_space
+from jaxnas.spaces import MaskSpace, Space, get_space
 from jaxnas.training import Feed
 from jaxnas.writer import Journal
 
@@ -32,22 +36,20 @@ class Setup:
     workdir: where its files go.
     space: with the data's classes, channels and image size.
     data: the three splits.
-    costs: additive cost tables by name.
-    budget: bounds on them.
     placement: devices.
-    supernet: the network, without weights.
     journal: log rows.
+    budget: bounds on costs.
+    supernet: the network, without weights.
   """
 
   config: ExperimentConfig
   workdir: Path
-  space: Space
+  space: Space | MaskSpace
   data: Dataset
-  costs: dict[str, CostTable]
-  budget: Budget
   placement: Placement
-  supernet: PathSupernet
   journal: Journal
+  budget: Budget | MaskBudget
+  supernet: PathSupernet | MaskedSupernet
 
   def seed(self, stage: str) -> int:
     """An integer seed of a stage, independent between stages."""
@@ -70,6 +72,17 @@ class Setup:
       self.config.data.augment, self.placement,
     )  # fmt: skip
 
+
+@dataclasses.dataclass(frozen=True)
+class PathSetup(Setup):
+  """The set-up of a supernet of single paths.
+
+  Attributes:
+    costs: additive cost tables by name.
+  """
+
+  costs: dict[str, CostTable]
+
   def parse_budget(self, text: str) -> Budget:
     """Reads a budget on this run's costs."""
     return Budget.parse(text, self.costs, self.space)
@@ -79,7 +92,18 @@ class Setup:
     return Scorer(self.supernet, self.data, self.config.score, self.placement)
 
 
-def make_space(config: ExperimentConfig) -> Space:
+@dataclasses.dataclass(frozen=True)
+class MaskSetup(Setup):
+  """The set-up of a masked network."""
+
+  def scorer(self) -> MaskScorer:
+    """Scores masks as the config says."""
+    return MaskScorer(
+      self.supernet, self.data, self.config.score, self.placement
+    )
+
+
+def make_space(config: ExperimentConfig) -> Space | MaskSpace:
   """The space of a config, with its own classes and channels."""
   space = get_space(config.space.name, **config.space.options)
   if config.space.image_size:
@@ -115,7 +139,7 @@ def latency_tables(
   return tables
 
 
-def make_setup(config: ExperimentConfig, workdir: Path) -> Setup:
+def make_setup(config: ExperimentConfig, workdir: Path) -> PathSetup:
   """Builds and checks everything that a config names; writes nothing.
 
   Args:
@@ -125,110 +149,51 @@ def make_setup(config: ExperimentConfig, workdir: Path) -> Setup:
   Raises:
     UserError: for any value that cannot be used, or unreadable data.
   """
-  _check_values(config)
+  check_values(config)
+  check_path_config(config)
   check_score(config.score, config.net)
-  space = make_space(config)
-  data = load(config.data, space.image_size)
-  space = space.replace(
-    n_classes=data.n_classes, image_channels=data.image_channels
-  )
+  common = _common(config, workdir, Space)
+  space = common["space"]
   costs = {**cost_tables(space), **latency_tables(config.latency, space)}
-  return Setup(
-    config=config,
-    workdir=workdir,
-    space=space,
-    data=data,
+  return PathSetup(
+    **common,
     costs=costs,
     budget=Budget.parse(config.budget, costs, space),
-    placement=make_placement(config.mesh),
     supernet=PathSupernet(space, config.net),
-    journal=Journal(workdir / "metrics.jsonl"),
   )
 
 
-_AT_LEAST = {
-  "seed": 0,
-  "train.epochs": 1,
-  "train.log_every": 1,
-  "train.checkpoint_every": 1,
-  "train.evaluate_every": 0,
-  "train.evaluate_archs": 0,
-  "search.generations": 0,
-  "search.front": 1,
-  "retrain.epochs": 1,
-  "retrain.log_every": 1,
-  "retrain.checkpoint_every": 1,
-  "ranking.n_archs": 0,
-  "ranking.pool": 0,
-  "ranking.epochs": 0,
-  "ranking.together": 1,
-  "ranking.top_k": 1,
-  "ranking.bootstrap": 1,
-}
+def make_mask_setup(config: ExperimentConfig, workdir: Path) -> MaskSetup:
+  """As `make_setup`, for a masked network."""
+  check_values(config)
+  check_mask_config(config)
+  check_score(config.score, config.net)
+  common = _common(config, workdir, MaskSpace)
+  space = common["space"]
+  return MaskSetup(
+    **common,
+    budget=MaskBudget.parse(config.budget, space),
+    supernet=MaskedSupernet(space, config.net),
+  )
 
 
-# Legal from the first to below the second value.
-_WITHIN = {
-  "train.label_smoothing": (0, 1),
-  "retrain.label_smoothing": (0, 1),
-  "net.bn_momentum": (0, 1),
-  "search.controller_learning_rate": (0, math.inf),
-  **{
-    f"{stage}.optimizer.{name}": (0, math.inf)
-    for stage in ("train", "retrain")
-    for name in (
-      "learning_rate", "final_learning_rate", "warmup_epochs", "weight_decay",
-      "clip_norm",
-    )
-  },
-  **{f"{stage}.optimizer.momentum": (0, 1) for stage in ("train", "retrain")},
-}  # fmt: skip
-
-
-def _check_values(config: ExperimentConfig) -> None:
-  """Refuses, before anything is written, numbers that no stage can use."""
-  for path, least in _AT_LEAST.items():
-    value = functools.reduce(getattr, path.split("."), config)
-    if value < least:
-      raise UserError(f"{path} is {value}; it must be at least {least}.")
-  for path, (low, high) in _WITHIN.items():
-    value = functools.reduce(getattr, path.split("."), config)
-    if not low <= value < high:  # NaN fails too
-      raise UserError(
-        f"{path} is {value}; it must be at least {low} and below {high}."
-      )
-  if config.retrain.dropout != -1 and not 0 <= config.retrain.dropout < 1:
+def _common(config: ExperimentConfig, workdir: Path, kind: type) -> dict:
+  space = make_space(config)
+  if not isinstance(space, kind):
+    names = {Space: "a chain of layers", MaskSpace: "a masked network"}
     raise UserError(
-      f"retrain.dropout is {config.retrain.dropout}; legal: 0 to below 1, or -1"
-      " for the space's."
+      f"method {config.method} searches {names[kind]}, and space"
+      f" {space.name!r} is {names[type(space)]}; see `python -m jaxnas list"
+      " spaces`."
     )
-  for stage in (config.train, config.retrain):
-    name = "train" if stage is config.train else "retrain"
-    if stage.optimizer.warmup_epochs >= stage.epochs:
-      raise UserError(
-        f"{name}.optimizer.warmup_epochs is {stage.optimizer.warmup_epochs:g}"
-        f" of {stage.epochs} epochs; it must be less, or the learning rate"
-        " never reaches its value."
-      )
-    if stage.optimizer.nesterov and stage.optimizer.name != "sgd":
-      raise UserError(
-        f"{name}.optimizer.nesterov=true is for sgd, not"
-        f" {stage.optimizer.name}."
-      )
-  epochs = config.ranking.epochs
-  if 0 < epochs <= config.retrain.optimizer.warmup_epochs:
-    raise UserError(
-      f"ranking.epochs is {epochs}; it must exceed"
-      " retrain.optimizer.warmup_epochs,"
-      f" {config.retrain.optimizer.warmup_epochs:g}."
-    )
-  if config.ranking.n_archs in (1, 2):
-    raise UserError(
-      f"ranking.n_archs is {config.ranking.n_archs}; a rank correlation needs"
-      " at least 3 networks (0 leaves the ranking out of `run`)."
-    )
-  if not 0 < config.ranking.confidence < 1:
-    raise UserError(
-      f"ranking.confidence is {config.ranking.confidence}; it must lie between"
-      " 0 and 1."
-    )
+  data = load(config.data, space.image_size)
+  return {
+    "config": config,
+    "workdir": workdir,
+    "space": space.replace(
+      n_classes=data.n_classes, image_channels=data.image_channels
+    ),
+    "data": data,
+    "placement": make_placement(config.mesh),
+    "journal": Journal(workdir / "metrics.jsonl"),
+  }

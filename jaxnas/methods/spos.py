@@ -15,12 +15,12 @@ by momentum and decay: both are ours.
 
 import dataclasses
 
-from jaxnas.methods.base import Method
-from jaxnas.methods.setup import Setup
+from jaxnas.methods.base import PathMethod
+from jaxnas.methods.setup import PathSetup
 from jaxnas.training import PathSampler, make_sampler
 
 
-def sampler(setup: Setup) -> PathSampler:
+def sampler(setup: PathSetup) -> PathSampler:
   """One uniform path a step."""
   config = setup.config.train
   if config.sampler == "auto":
@@ -28,7 +28,7 @@ def sampler(setup: Setup) -> PathSampler:
   return make_sampler(config, setup.space)
 
 
-METHOD = Method(
+METHOD = PathMethod(
   name="spos",
   paper="Single Path One-Shot Neural Architecture Search with Uniform"
   " Sampling, arXiv 1904.00420",

@@ -5,14 +5,14 @@ import numpy as np
 
 from jaxnas.errors import RunError
 from jaxnas.methods.base import load_supernet, train_fleet
-from jaxnas.methods.setup import Setup
+from jaxnas.methods.setup import PathSetup
 from jaxnas.nets import Fleet, PlainNetwork, Variables, inherit
 from jaxnas.scoring import Images, calibration_split, recalibrated
 from jaxnas.training import PathSampler, TrainState
 
 
 def train_winner(
-  setup: Setup, sampler: PathSampler, arch: np.ndarray
+  setup: PathSetup, sampler: PathSampler, arch: np.ndarray
 ) -> tuple[Fleet, TrainState, float]:
   """Trains the winner as a plain network, or loads it if that is done.
 
@@ -34,7 +34,7 @@ def train_winner(
 
 
 def inherited(
-  setup: Setup, variables: Variables, arch: np.ndarray
+  setup: PathSetup, variables: Variables, arch: np.ndarray
 ) -> Variables:
   """Cuts one arch out of the supernet, batch norm recalibrated.
 
@@ -54,7 +54,7 @@ def inherited(
 
 
 def check_inherited(
-  setup: Setup, variables: Variables, arch: np.ndarray, searched: float
+  setup: PathSetup, variables: Variables, arch: np.ndarray, searched: float
 ) -> None:
   """The winner cut out of the supernet must score what the search saw.
 
@@ -88,6 +88,6 @@ def check_inherited(
     )
 
 
-def _images(setup: Setup, split) -> Images:
+def _images(setup: PathSetup, split) -> Images:
   size = setup.config.score.batch_size
   return Images.of(split, setup.data, size, setup.placement)

@@ -1,14 +1,23 @@
 """Scoring: supernet metrics of archs, plain networks, ranking statistics."""
 
 from jaxnas.scoring.calibration import merge_stats, recalibrated
+from jaxnas.scoring.halving import Halving, halve
 from jaxnas.scoring.images import Images, calibration_split
+from jaxnas.scoring.masked import MaskForm, MaskScorer, calibrated
 from jaxnas.scoring.racing import Race, race
 from jaxnas.scoring.racing_scorer import race_archs
 from jaxnas.scoring.ranking import compare_rankings, evenly_spaced
-from jaxnas.scoring.scorer import FleetEvaluator, Scorer, check_score
+from jaxnas.scoring.scorer import (
+  FleetEvaluator,
+  NetworkEvaluator,
+  Scorer,
+  check_score,
+)
+from jaxnas.scoring.selection import fold_hits, selection_curve
 
 __all__ = [
-  "FleetEvaluator", "Images", "Race", "Scorer", "calibration_split",
-  "check_score", "compare_rankings", "evenly_spaced", "merge_stats", "race",
-  "race_archs", "recalibrated",
+  "FleetEvaluator", "Halving", "Images", "MaskForm", "MaskScorer",
+  "NetworkEvaluator", "Race", "Scorer", "calibrated", "calibration_split",
+  "check_score", "compare_rankings", "evenly_spaced", "fold_hits", "halve",
+  "merge_stats", "race", "race_archs", "recalibrated", "selection_curve",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -248,3 +249,43 @@ class FleetEvaluator:
     # [b, n, B] -> [n, images]
     values = {name: np.moveaxis(a, 1, 0)[:, real] for name, a in found.items()}
     return {n: a.mean(1, dtype=np.float64) for n, a in values.items()}
+
+
+class NetworkEvaluator:
+  """Accuracy of one plain network, any Linen module, on a split.
+
+  Args:
+    network: applied as `(variables, images)`, with stored statistics.
+    data: gives the normalisation.
+    split: images to classify.
+    batch_size: images at once.
+    placement: where they live.
+  """
+
+  def __init__(
+    self,
+    network: nn.Module,
+    data: Dataset,
+    split: Split,
+    batch_size: int,
+    placement: Placement,
+  ) -> None:
+    self._images = Images.of(split, data, batch_size, placement)
+
+    def run(variables, x, y):
+      def batch(xy):
+        logits = network.apply(variables, xy[0])
+        return {name: f(logits, xy[1]) for name, f in METRICS.items()}
+
+      return jax.lax.map(batch, (x, y))
+
+    self._program = jax.jit(run)
+
+  def __call__(self, variables: Variables) -> dict[str, float]:
+    """Returns `accuracy` and `loss`."""
+    found = self._program(variables, self._images.x, self._images.y)
+    real = np.asarray(self._images.mask)
+    return {
+      name: float(np.asarray(a)[real].mean(dtype=np.float64))
+      for name, a in found.items()
+    }

@@ -15,6 +15,7 @@ from jaxnas.search.base import (
 from jaxnas.search.evolution import RegularizedEvolution
 from jaxnas.search.nsga2 import NSGA2
 from jaxnas.search.pareto import Front, finalists, front, pick_equispaced
+from jaxnas.search.posterior import PosteriorSampler, best_number
 from jaxnas.search.random_search import RandomSearch
 from jaxnas.search.runner import run_search
 from jaxnas.search.segments import SegmentSearch
@@ -56,8 +57,9 @@ def planned_rounds(searcher: Searcher, config: SearchConfig) -> int:
 
 
 __all__ = [
-  "SEARCHERS", "Front", "NSGA2", "RandomSearch", "RegularizedEvolution",
-  "Searcher", "SegmentSearch", "archive_archs", "finalists", "front",
+  "SEARCHERS", "Front", "NSGA2", "PosteriorSampler", "RandomSearch",
+  "RegularizedEvolution", "Searcher", "SegmentSearch", "archive_archs",
+  "best_number", "finalists", "front",
   "make_searcher", "parse_objective", "pick_equispaced", "planned_rounds",
   "run_search", "single_best", "utilities",
 ]  # fmt: skip

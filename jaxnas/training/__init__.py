@@ -1,6 +1,11 @@
 """Training: path samplers, optimisers, jitted steps, the loop."""
 
 from jaxnas.training.loop import Schedule, fit
+from jaxnas.training.masked_step import (
+  make_masked_step,
+  make_network_step,
+  node_names,
+)
 from jaxnas.training.optimizers import make_optimizer, make_schedule
 from jaxnas.training.samplers import (
   PathSampler,
@@ -17,11 +22,13 @@ from jaxnas.training.step import (
   make_supernet_step,
   paths_in_flight,
 )
+from jaxnas.training.variational import check_masks
 
 __all__ = [
   "Feed", "PathSampler", "Schedule", "TrainState",
-  "fit", "held_uniform", "init_state", "make_fleet_step", "make_optimizer",
-  "make_sampler", "make_schedule", "make_supernet_step", "paths_in_flight",
+  "check_masks", "fit", "held_uniform", "init_state", "make_fleet_step",
+  "make_masked_step", "make_network_step", "make_optimizer", "make_sampler",
+  "make_schedule", "make_supernet_step", "node_names", "paths_in_flight",
   "strict_fair",
   "uniform",
 ]  # fmt: skip

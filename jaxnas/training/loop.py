@@ -124,5 +124,6 @@ def _read(stage, pending, groups, checkpoints) -> dict[str, float]:
       )
   return {
     name: float(np.mean([np.mean(m[name]) for _, m in rows]))
-    for name in ("loss", "accuracy", "grad_norm")
+    for name in rows[0][1]
+    if name != "finite"
   }

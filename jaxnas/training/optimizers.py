@@ -14,18 +14,50 @@ Tree = Any
 def make_schedule(
   config: OptimizerConfig, n_steps: int, steps_per_epoch: int
 ) -> optax.Schedule:
-  """Linear warm-up from 0, then cosine to the final value after the last."""
+  """Linear warm-up from 0, then what `config.schedule` says.
+
+  Args:
+    config: rates and epochs.
+    n_steps: of the whole training; the cosine ends after the last.
+    steps_per_epoch: to count epochs in steps.
+  """
   warmup = round(config.warmup_epochs * steps_per_epoch)
-  peak = config.learning_rate
-  cosine = optax.cosine_decay_schedule(
-    peak,
-    max(1, n_steps - warmup),
-    config.final_learning_rate / peak if peak else 0.0,
-  )
+  peak, left = config.learning_rate, max(1, n_steps - warmup)
+  low = config.final_learning_rate
+  match config.schedule:
+    case "cosine":
+      main = _cosine(peak, low, left)
+    case "restarts":
+      main = _restarts(config, left, steps_per_epoch)
+    case "drops":
+      drops = {
+        round(epoch * steps_per_epoch) - warmup: 1 / config.drop_factor
+        for epoch in config.drop_epochs
+      }
+      main = optax.piecewise_constant_schedule(peak, drops)
   if not warmup:
-    return cosine
+    return main
   ramp = optax.linear_schedule(0.0, peak, warmup)
-  return optax.join_schedules([ramp, cosine], [warmup])
+  return optax.join_schedules([ramp, main], [warmup])
+
+
+def _cosine(peak: float, low: float, steps: int) -> optax.Schedule:
+  return optax.cosine_decay_schedule(peak, steps, low / peak if peak else 0.0)
+
+
+def _restarts(
+  config: OptimizerConfig, n_steps: int, steps_per_epoch: int
+) -> optax.Schedule:
+  """Cosines one after the other until `n_steps` are covered."""
+  parts, ends = [], []
+  length = config.restart_epochs * steps_per_epoch
+  while not ends or ends[-1] < n_steps:
+    steps = max(1, round(length))
+    peak, low = config.learning_rate, config.final_learning_rate
+    parts.append(_cosine(peak, low, steps))
+    ends.append(steps + (ends[-1] if ends else 0))
+    length *= config.restart_growth
+  return optax.join_schedules(parts, ends[:-1])
 
 
 def decay_mask(params: Tree) -> Tree:

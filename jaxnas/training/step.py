@@ -243,9 +243,7 @@ def make_supernet_step(
       state.params, state.batch_stats, archs, x, y
     )
     norm = optax.tree.norm(grads)
-    if config.optimizer.clip_norm:
-      shrink = jnp.minimum(1.0, config.optimizer.clip_norm / (norm + 1e-12))
-      grads = jax.tree.map(lambda g: g * shrink, grads)
+    grads = clip_gradient(grads, norm, config.optimizer.clip_norm)
     if sampler.strictly_fair:
       updates, opt_state = tx.update(grads, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
@@ -270,11 +268,11 @@ def make_supernet_step(
       "loss": losses.mean(),
       "accuracy": hits.mean(),
       "grad_norm": norm,
-      "finite": _finite(names, stats, losses, new.params),
+      "finite": finite_groups(names, stats, losses, new.params),
     }
     return new, metrics
 
-  return _jit(step, feed)
+  return jit_step(step, feed)
 
 
 def make_fleet_step(
@@ -338,21 +336,30 @@ def make_fleet_step(
       "loss": losses,
       "accuracy": hits,
       "grad_norm": norms.mean(),
-      "finite": _finite(names, stats, losses, new.params),
+      "finite": finite_groups(names, stats, losses, new.params),
     }
     return new, metrics
 
-  return _jit(step, feed)
+  return jit_step(step, feed)
 
 
-def _jit(step, feed: Feed) -> Step:
+def clip_gradient(grads: Tree, norm: jax.Array, bound: float) -> Tree:
+  """Shrinks gradients of a known norm to a bound; 0 is none."""
+  if not bound:
+    return grads
+  shrink = jnp.minimum(1.0, bound / (norm + 1e-12))
+  return jax.tree.map(lambda g: g * shrink, grads)
+
+
+def jit_step(step: Callable, feed: Feed) -> Step:
+  """Compiles a step; the state is donated, the images are arguments."""
   everywhere = feed.placement.sharding("replicated")
   compiled = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
   arrays = (feed.images, feed.labels)
   return lambda state, key, indices: compiled(state, key, indices, arrays)
 
 
-def _finite(
+def finite_groups(
   names: list[str], stats: Tree, losses: jax.Array, params: Tree
 ) -> jax.Array:
   """Which groups are finite: batch statistics (classifier: loss), then weights.

@@ -1,0 +1,200 @@
+"""Refuses, before anything is written, numbers that no stage can use."""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+
+from jaxnas.config import ExperimentConfig, OptimizerConfig
+from jaxnas.errors import UserError
+from jaxnas.training import check_masks
+
+_AT_LEAST = {
+  "seed": 0,
+  "train.epochs": 1,
+  "train.log_every": 1,
+  "train.checkpoint_every": 1,
+  "train.evaluate_every": 0,
+  "train.evaluate_archs": 0,
+  "search.generations": 0,
+  "search.front": 1,
+  "retrain.epochs": 0,
+  "retrain.log_every": 1,
+  "retrain.checkpoint_every": 1,
+  "ranking.n_archs": 0,
+  "ranking.pool": 0,
+  "ranking.epochs": 0,
+  "ranking.together": 1,
+  "ranking.top_k": 1,
+  "ranking.bootstrap": 1,
+}
+
+
+# Legal from the first to below the second value.
+_WITHIN = {
+  "train.label_smoothing": (0, 1),
+  "retrain.label_smoothing": (0, 1),
+  "net.bn_momentum": (0, 1),
+  "search.controller_learning_rate": (0, math.inf),
+  **{
+    f"{stage}.optimizer.{name}": (0, math.inf)
+    for stage in ("train", "retrain")
+    for name in (
+      "learning_rate", "final_learning_rate", "warmup_epochs", "weight_decay",
+      "clip_norm",
+    )
+  },
+  **{f"{stage}.optimizer.momentum": (0, 1) for stage in ("train", "retrain")},
+}  # fmt: skip
+
+
+def check_values(config: ExperimentConfig) -> None:
+  """Checks the numbers that all methods share.
+
+  Raises:
+    UserError: naming the field, its value and the legal ones.
+  """
+  for path, least in _AT_LEAST.items():
+    value = functools.reduce(getattr, path.split("."), config)
+    if value < least:
+      raise UserError(f"{path} is {value}; it must be at least {least}.")
+  for path, (low, high) in _WITHIN.items():
+    value = functools.reduce(getattr, path.split("."), config)
+    if not low <= value < high:  # NaN fails too
+      raise UserError(
+        f"{path} is {value}; it must be at least {low} and below {high}."
+      )
+  if config.retrain.dropout != -1 and not 0 <= config.retrain.dropout < 1:
+    raise UserError(
+      f"retrain.dropout is {config.retrain.dropout}; legal: 0 to below 1, or -1"
+      " for the space's."
+    )
+  for stage in (config.train, config.retrain):
+    name = "train" if stage is config.train else "retrain"
+    if stage.epochs and stage.optimizer.warmup_epochs >= stage.epochs:
+      raise UserError(
+        f"{name}.optimizer.warmup_epochs is {stage.optimizer.warmup_epochs:g}"
+        f" of {stage.epochs} epochs; it must be less, or the learning rate"
+        " never reaches its value."
+      )
+    _check_schedule(name, stage.optimizer)
+    if stage.optimizer.nesterov and stage.optimizer.name != "sgd":
+      raise UserError(
+        f"{name}.optimizer.nesterov=true is for sgd, not"
+        f" {stage.optimizer.name}."
+      )
+  epochs = config.ranking.epochs
+  if 0 < epochs <= config.retrain.optimizer.warmup_epochs:
+    raise UserError(
+      f"ranking.epochs is {epochs}; it must exceed"
+      " retrain.optimizer.warmup_epochs,"
+      f" {config.retrain.optimizer.warmup_epochs:g}."
+    )
+  if config.ranking.n_archs in (1, 2):
+    raise UserError(
+      f"ranking.n_archs is {config.ranking.n_archs}; a rank correlation needs"
+      " at least 3 networks (0 leaves the ranking out of `run`)."
+    )
+  if not 0 < config.ranking.confidence < 1:
+    raise UserError(
+      f"ranking.confidence is {config.ranking.confidence}; it must lie between"
+      " 0 and 1."
+    )
+
+
+def _check_schedule(stage: str, optimizer: OptimizerConfig) -> None:
+  """Checks the constants of the schedule that is used, and that no other is."""
+  used = {
+    "cosine": ("final_learning_rate",),
+    "restarts": ("final_learning_rate", "restart_epochs", "restart_growth"),
+    "drops": ("drop_epochs", "drop_factor"),
+  }  # fmt: skip
+  default = OptimizerConfig()
+  for names in used.values():
+    for name in names:
+      value = getattr(optimizer, name)
+      if name in used[optimizer.schedule] or value == getattr(default, name):
+        continue
+      raise UserError(
+        f"{stage}.optimizer.{name} is {value}, but schedule"
+        f" {optimizer.schedule!r} does not use it."
+      )
+  least = {"restart_epochs": 0, "restart_growth": 1, "drop_factor": 1}
+  for name, low in least.items():
+    value = getattr(optimizer, name)
+    if not (low < value if name == "restart_epochs" else low <= value):
+      raise UserError(
+        f"{stage}.optimizer.{name} is {value}; it must be"
+        f" {'above' if name == 'restart_epochs' else 'at least'} {low}."
+      )
+  epochs = optimizer.drop_epochs
+  if any(a >= b for a, b in itertools.pairwise((0.0, *epochs))):
+    raise UserError(
+      f"{stage}.optimizer.drop_epochs {epochs} must be above 0 and ascend."
+    )
+
+
+def refuse_foreign(
+  config: ExperimentConfig, section: str, names: Sequence[str] = ()
+) -> None:
+  """Refuses fields that the config's method would not read.
+
+  Args:
+    config: the config.
+    section: dotted name of a section, empty for the config itself.
+    names: its fields; default all.
+
+  Raises:
+    UserError: if one of them differs from its default.
+  """
+  given, default = config, ExperimentConfig()
+  for part in filter(None, section.split(".")):
+    given, default = getattr(given, part), getattr(default, part)
+  for name in names or [f.name for f in dataclasses.fields(given)]:
+    value = getattr(given, name)
+    if value != getattr(default, name):
+      path = f"{section}.{name}".lstrip(".")
+      raise UserError(
+        f"{path} is {value!r}, but method {config.method} does not use it;"
+        " leave it at its default."
+      )
+
+
+def check_mask_config(config: ExperimentConfig) -> None:
+  """Checks what only a method with masks reads, and that nothing else is set.
+
+  Raises:
+    UserError: naming the field.
+  """
+  check_masks(config.masks)
+  refuse_foreign(config, "", ("latency",))
+  refuse_foreign(
+    config, "train",
+    ("sampler", "paths", "pad_unequal", "share_batch", "loss_reduce",
+     "paths_in_flight", "evaluate_archs"),
+  )  # fmt: skip
+  refuse_foreign(config, "net", ("bn_affine", "bn_track", "remat"))
+  refuse_foreign(config, "score", ("engine", "race"))
+  refuse_foreign(config, "retrain", ("dropout",))
+  refuse_foreign(config, "search")
+  refuse_foreign(config, "ranking")
+  if decay := config.train.optimizer.weight_decay:
+    raise UserError(
+      f"train.optimizer.weight_decay is {decay}; with method {config.method} it"
+      " must be 0, for masks.length_scale takes its place."
+    )
+  if not config.retrain.epochs and not config.retrain.inherit:
+    raise UserError(
+      "retrain.epochs is 0, which keeps inherited weights as they are, but"
+      " retrain.inherit is false."
+    )
+
+
+def check_path_config(config: ExperimentConfig) -> None:
+  """Refuses, for a supernet of single paths, what only masks can have."""
+  refuse_foreign(config, "masks")
+  if not config.retrain.epochs:
+    raise UserError(
+      f"retrain.epochs is 0; with method {config.method} it must be at least 1."
+    )
