@@ -3,19 +3,21 @@
 import ast
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 
 from jaxnas.config import config_files
 from jaxnas.costs import cost_tables, layer_rows
+from jaxnas.costs.masks import mask_costs, mask_layer_rows
 from jaxnas.data import SOURCES
 from jaxnas.errors import UserError
 from jaxnas.methods import METHODS
-from jaxnas.spaces import SPACES, Space, get_space
+from jaxnas.spaces import SPACES, MaskSpace, Space, get_space
 
 
-def read_archs(given: list[str], space: Space) -> np.ndarray:
+def read_archs(given: list[str], space: Space | MaskSpace) -> np.ndarray:
   """Reads archs as the command line takes them.
 
   Args:
@@ -32,7 +34,7 @@ def read_archs(given: list[str], space: Space) -> np.ndarray:
   archs = []
   for item in given:
     path = Path(item)
-    if not path.is_file():
+    if not os.path.isfile(item):  # a mask is too long for Path.is_file
       if path.suffix in (".csv", ".txt"):
         raise UserError(f"no file {item!r}.")
       archs.append(space.from_string(item))
@@ -51,7 +53,9 @@ def read_archs(given: list[str], space: Space) -> np.ndarray:
   return np.stack(archs)
 
 
-def read_space(name: str, options: str = "{}", classes: int = 0) -> Space:
+def read_space(
+  name: str, options: str = "{}", classes: int = 0
+) -> Space | MaskSpace:
   """Returns a space as the command line names it.
 
   Args:
@@ -72,9 +76,24 @@ def read_space(name: str, options: str = "{}", classes: int = 0) -> Space:
   return space.replace(n_classes=classes) if classes else space
 
 
-def cost(space: Space, text: str) -> dict:
-  """Multiply-adds and parameters of an arch, in all and layer by layer."""
+def cost(space: Space | MaskSpace, text: str) -> dict:
+  """Multiply-adds and parameters of an arch, in all and layer by layer.
+
+  Of a mask, its compact network's, product by product (`mask_layer_rows`), with
+  the kept shares of `channels` and `operations`. What its layers lack to the
+  whole are parameters of batch norms and of constants in sums.
+  """
   arch = space.from_string(text)
+  if isinstance(space, MaskSpace):
+    costs = {n: int(c[0]) for n, c in mask_costs(space, arch).items()}
+    return {
+      "space": space.name,
+      "arch": space.to_string(arch),
+      **costs,
+      "kept_channels": float(arch.mean()),
+      "kept_operations": float(space.kept_operations(arch)[0]),
+      "layers": mask_layer_rows(space, arch),
+    }
   costs = {n: int(t(arch[None])[0]) for n, t in cost_tables(space).items()}
   return {
     "space": space.name,
@@ -106,12 +125,18 @@ def _spaces() -> list[dict]:
       "name": name,
       "layers": space.n_layers,
       "choices": int(space.n_choices.max()),
-      "archs": space.size,
+      "archs": _size(space),
       "image_size": space.image_size,
       "presets": [p for p, _ in space.presets],
     }
     for name, space in spaces
   ]
+
+
+def _size(space: Space | MaskSpace) -> int | str:
+  # As a number, 2^11011 has more digits than Python will write.
+  masks = isinstance(space, MaskSpace)
+  return f"2^{space.n_layers}" if masks else space.size
 
 
 def _methods() -> list[dict]:

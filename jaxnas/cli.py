@@ -11,6 +11,7 @@ import tyro
 
 from jaxnas.bench.options import (
   KernelOptions,
+  MaskOptions,
   Options,
   PredictOptions,
   ProfileOptions,
@@ -153,6 +154,7 @@ class Bench:
 
   what: Annotated[
     Annotated[ScoreOptions, tyro.conf.subcommand("score")]
+    | Annotated[MaskOptions, tyro.conf.subcommand("masks")]
     | Annotated[TrainOptions, tyro.conf.subcommand("train")]
     | Annotated[KernelOptions, tyro.conf.subcommand("kernels")]
     | Annotated[PredictOptions, tyro.conf.subcommand("predict")],
@@ -250,10 +252,9 @@ def _stage(command: Stage) -> dict:
   config = override(load_config(command.config), _overrides(command))
   budgets = command.budget if isinstance(command, Search) else None
   if budgets:
-    from jaxnas.methods import get_method
+    from jaxnas.methods import answers_budgets
 
-    method = get_method(config.method)
-    if method.search_config(config.search).algorithm != "segments":
+    if not answers_budgets(config):
       if len(budgets) > 1:
         raise UserError(
           f"method {config.method} searches for one budget, not for"
@@ -267,9 +268,9 @@ def _stage(command: Stage) -> dict:
       " another --workdir or --resume auto."
     )
   _compilation_cache()
-  from jaxnas.experiment import Experiment
+  from jaxnas.experiment import make_experiment
 
-  experiment = Experiment(config, command.workdir)
+  experiment = make_experiment(config, command.workdir)
   verb = _verb(command)
   if isinstance(command, Score):
     from jaxnas.catalogue import read_archs
@@ -324,6 +325,8 @@ def _bench(options: Options | PredictOptions) -> dict:
   keep_freed_memory()
   if isinstance(options, ScoreOptions):
     from jaxnas.bench.score import bench_score as run
+  elif isinstance(options, MaskOptions):
+    from jaxnas.bench.masks import bench_masks as run
   elif isinstance(options, TrainOptions):
     from jaxnas.bench.train import bench_train as run
   elif isinstance(options, PredictOptions):

@@ -8,7 +8,7 @@ import numpy as np
 from jaxnas.config import ExperimentConfig, SearchConfig, to_json
 from jaxnas.costs import Budget
 from jaxnas.errors import UserError
-from jaxnas.methods import get_method
+from jaxnas.methods import PathMethod, get_method
 from jaxnas.search import (
   finalists,
   make_searcher,
@@ -105,6 +105,11 @@ def search_table(
 
 def _searcher(config: ExperimentConfig, table: Table, budget: Budget):
   method = get_method(config.method)
+  if not isinstance(method, PathMethod):
+    raise UserError(
+      f"method {method.name} draws masks of a network and searches no table;"
+      " set method to one that searches archs, such as fairnas."
+    )
   known = {*table.metrics, *table.costs}
   for objective in config.search.objectives:
     if (name := parse_objective(objective)[0]) not in known:

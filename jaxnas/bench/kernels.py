@@ -23,13 +23,14 @@ from jaxnas.bench.timing import (
   header,
   spread,
 )
+from jaxnas.bench.workload import chain_space
 from jaxnas.nets.kernels import (
   DENSE_FORMS,
   DEPTHWISE_FORMS,
   dense_conv,
   depthwise_conv,
 )
-from jaxnas.spaces import Conv, MBConv, Op, Shape, Space, get_space
+from jaxnas.spaces import Conv, MBConv, Op, Shape, Space
 
 log = logging.getLogger("jaxnas")
 
@@ -112,7 +113,7 @@ def bench_kernels(options: KernelOptions) -> dict:
   o = options
   check_counts(batch_size=o.batch_size, repeats=o.repeats)
   check_counts(least=0, seed=o.seed)
-  space = get_space(o.space)
+  space = chain_space(o.space)
   rows = []
   for c, uses in convolutions(space).items():
     log.info("bench kernels: %s, %d uses", c, uses)

@@ -14,7 +14,6 @@ after each step:
 
 import dataclasses
 import functools
-import json
 import logging
 import math
 import time
@@ -27,6 +26,7 @@ import numpy as np
 
 from jaxnas.bench.options import ProfileOptions
 from jaxnas.bench.timing import check_counts, clock, first_call, header
+from jaxnas.bench.workload import chain_space, space_options
 from jaxnas.config import NetConfig
 from jaxnas.costs import CostTable
 from jaxnas.costs.additive import agreement
@@ -42,7 +42,7 @@ from jaxnas.errors import UserError
 from jaxnas.nets import PlainNetwork, Variables, initial
 from jaxnas.nets.layers import Classifier
 from jaxnas.nets.mbconv import dtype_of, make_block
-from jaxnas.spaces import Space, get_space
+from jaxnas.spaces import Space
 from jaxnas.writer import Progress
 
 log = logging.getLogger("jaxnas")
@@ -132,7 +132,7 @@ def profile(options: ProfileOptions) -> dict:
   check_counts(batch_size=o.batch_size, repeats=o.repeats)
   check_counts(least=0, held_out=o.held_out, seed=o.seed)
   path = _out(o.out)
-  space = _space(o)
+  space = chain_space(o.space, **space_options(o.options))
   places = blocks(space)
   rng = np.random.default_rng(o.seed)
   archs = _held_out(space, rng, o.held_out)
@@ -214,16 +214,6 @@ def _out(out: str) -> Path:
   if not path.parent.is_dir():
     raise UserError(f"--out is {out!r}, but there is no folder {path.parent}.")
   return path
-
-
-def _space(o: ProfileOptions) -> Space:
-  try:
-    options = json.loads(o.options)
-  except json.JSONDecodeError:
-    options = None
-  if not isinstance(options, dict):
-    raise UserError(f"--options takes a JSON object, not {o.options!r}.")
-  return get_space(o.space, **options)
 
 
 def _held_out(space: Space, rng: np.random.Generator, n: int) -> np.ndarray:

@@ -6,7 +6,7 @@ No JAX is imported, so that help and a wrong flag answer at once.
 import dataclasses
 from typing import Literal
 
-from jaxnas.config import PredictorConfig, ScoreConfig
+from jaxnas.config import BnMode, PredictorConfig, ScoreConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,44 @@ class ScoreOptions(Options):
   """Candidates that the serial loop times; scaled to the set."""
   growth: bool = False
   """Also score 10, 100, 1,000 and 10,000 candidates with the engine."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskOptions(Options):
+  """Masks per second: many masks of one network beside a serial loop.
+
+  All arms score the same masks on the same images with the same weights, turn
+  about in one process; their scores are compared first. A serial loop is one
+  compiled program that takes a mask a call over all images; the faster of two
+  counts, whole batches and few images at once.
+  """
+
+  space: str = "supnet-small"
+  """Registered masked network, or a Python file with `get_space`."""
+  options: str = "{}"
+  """Arguments of the space as JSON, `{"width": 32}`."""
+  n: int = 500
+  """Masks, scored in one call."""
+  rates: str = "0.3"
+  """Drop rates that masks are drawn from: one for all groups; `published`, each
+  group's own from the histogram of the released DenseNet-121 run; or the
+  `posterior.json` of a run."""
+  bn_mode: BnMode = "running"
+  """Where batch-norm statistics come from, as `score.bn_mode`."""
+  calibration_images: int = 64
+  """Images that recalibrate batch norm for each mask, if they do."""
+  validation_images: int = 256
+  """Images that are scored."""
+  batch_size: int = 256
+  """Images at once, in all arms."""
+  data: str | None = None
+  """Source of images such as `digits`; default seeded noise."""
+  chunks: tuple[int, ...] = (2, 4, 8, 16, 32)
+  """Masks vectorised together, to compare with the default of this device."""
+  max_live_bytes: int = ScoreConfig().max_live_bytes
+  """Bound on the activations of a chunk."""
+  sample: int = 64
+  """Masks that all but the default form time; scaled to all."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Workloads of the benchmarks: candidate sets, images, weights, all seeded."""
 
 import dataclasses
+import json
 import zlib
 
 import jax
@@ -11,7 +12,7 @@ from jaxnas.data import Dataset, Split, load
 from jaxnas.data.sources import fingerprint, moments
 from jaxnas.errors import UserError, unknown
 from jaxnas.nets import PathSupernet, Variables
-from jaxnas.spaces import Space, get_space
+from jaxnas.spaces import CHAINS, Graph, MaskSpace, Space, get_space
 
 SETS = ("uniform", "segment", "offspring")
 PARENTS = 20
@@ -59,6 +60,37 @@ def fixed_layers(space: Space) -> int:
   return max(space.n_layers - VARYING, -(-5 * space.n_layers // 12))
 
 
+def space_options(text: str) -> dict:
+  """Reads the arguments of a space, a JSON object.
+
+  Raises:
+    UserError: for anything else.
+  """
+  try:
+    options = json.loads(text)
+  except json.JSONDecodeError:
+    options = None
+  if not isinstance(options, dict):
+    raise UserError(f"--options takes a JSON object, not {text!r}.")
+  return options
+
+
+def chain_space(name: str, **options) -> Space:
+  """A space of choices, for what cannot use a masked network.
+
+  Raises:
+    UserError: for an unknown space, or a masked network.
+  """
+  space = get_space(name, **options)
+  if isinstance(space, MaskSpace):
+    raise UserError(
+      f"space {space.name!r} is a masked network, which has no layers to"
+      f" choose from; this takes {', '.join(CHAINS)} or a file with a Space,"
+      " and `bench masks` takes masked networks."
+    )
+  return space
+
+
 @dataclasses.dataclass(frozen=True)
 class Workload:
   """What a benchmark runs on, apart from the candidates.
@@ -101,15 +133,9 @@ def make_workload(
     UserError: for an unknown space or source, a size or seed out of range, or
       a source with fewer images.
   """
-  sizes = {"train": calibration_images, "validation": validation_images}
-  for name, n in sizes.items():
-    if n < 1:
-      raise UserError(f"the {name} images are {n}; they must be at least 1.")
-  if seed < 0:
-    raise UserError(f"seed is {seed}; it must be at least 0.")
-  space = get_space(space_name)
-  dataset = (
-    _noise(space, sizes, seed) if data is None else _read(space, sizes, data)
+  space = chain_space(space_name)
+  dataset = make_images(
+    space, calibration_images, validation_images, seed, data
   )
   space = space.replace(
     n_classes=dataset.n_classes, image_channels=dataset.image_channels
@@ -119,7 +145,34 @@ def make_workload(
   return Workload(space, supernet, variables, dataset, seed)
 
 
-def _noise(space: Space, sizes: dict[str, int], seed: int) -> Dataset:
+def make_images(
+  space: Space | Graph,
+  calibration_images: int,
+  validation_images: int,
+  seed: int,
+  data: str | None = None,
+) -> Dataset:
+  """The images of a workload; arguments and errors as of `make_workload`.
+
+  Args:
+    space: gives the size, channels and classes of noise.
+    calibration_images: images of the training split.
+    validation_images: images of the validation split.
+    seed: of noise.
+    data: source; None for noise.
+  """
+  sizes = {"train": calibration_images, "validation": validation_images}
+  for name, n in sizes.items():
+    if n < 1:
+      raise UserError(f"the {name} images are {n}; they must be at least 1.")
+  if seed < 0:
+    raise UserError(f"seed is {seed}; it must be at least 0.")
+  if data is None:
+    return _noise(space, sizes, seed)
+  return _read(space, sizes, data)
+
+
+def _noise(space: Space | Graph, sizes: dict[str, int], seed: int) -> Dataset:
   rng = np.random.default_rng([seed, zlib.crc32(b"images")])
   side = space.image_size
 
@@ -142,7 +195,7 @@ def _noise(space: Space, sizes: dict[str, int], seed: int) -> Dataset:
   )
 
 
-def _read(space: Space, sizes: dict[str, int], source: str) -> Dataset:
+def _read(space: Space | Graph, sizes: dict[str, int], source: str) -> Dataset:
   full = load(DataConfig(source=source), space.image_size)
   parts = {}
   for name, n in sizes.items():

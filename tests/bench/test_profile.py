@@ -227,7 +227,7 @@ def test_free_blocks_are_not_timed(tmp_path, monkeypatch):
   space = bench_space(2)
   last = dataclasses.replace(space.layers[-1], choices=(Identity(),))
   space = space.replace(layers=(space.layers[0], last))
-  monkeypatch.setattr(latency, "get_space", lambda *_, **__: space)
+  monkeypatch.setattr(latency, "chain_space", lambda *_, **__: space)
   monkeypatch.setattr(latency, "LEAST_SECONDS", 1e-4)
   out = tmp_path / "t.csv"
   found = profile(

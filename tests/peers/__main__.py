@@ -1,4 +1,4 @@
-"""One command runs both arms: `python -m tests.peers score|train|all`."""
+"""One command runs both arms: `python -m tests.peers score|masks|train|all`."""
 
 import dataclasses
 import importlib.metadata
@@ -8,17 +8,19 @@ from typing import Literal
 
 import tyro
 
+from jaxnas.bench.masks import make_mask_workload
+from jaxnas.bench.options import MaskOptions
 from jaxnas.bench.timing import check_counts, machine
 from jaxnas.bench.workload import SETS, candidates, make_workload
 from jaxnas.errors import RunError, UserError
 from jaxnas.memory import keep_freed_memory
 from jaxnas.writer import to_json
 
-from . import score, train
+from . import masks, score, train
 
 NOTES = (
-  "score: jaxnas scores all candidates in every repeat; PyTorch scores a fresh"
-  " random sample, its time scaled to all",
+  "score, masks: jaxnas scores all candidates in every repeat; PyTorch scores a"
+  " fresh random sample, its time scaled to all",
   "first_call_seconds of jaxnas contain compilation; later calls are timed",
 )
 
@@ -27,7 +29,7 @@ NOTES = (
 class Options:
   """jaxnas beside PyTorch eager: same weights, images, candidates."""
 
-  what: tyro.conf.Positional[Literal["score", "train", "all"]]
+  what: tyro.conf.Positional[Literal["score", "masks", "train", "all"]]
   """What to compare."""
   space: str = "fairnas-cifar"
   """Registered space, or a Python file with `get_space`."""
@@ -37,6 +39,16 @@ class Options:
   """Candidates of one segment."""
   offspring: int = 200
   """Candidates of an evolutionary offspring."""
+  masks: int = 500
+  """Channel masks."""
+  masked_space: str = MaskOptions.space
+  """Masked network, registered or a Python file with `get_space`."""
+  masked_options: str = MaskOptions.options
+  """Its arguments as JSON."""
+  masked_images: int = MaskOptions.validation_images
+  """Images that masks are scored on, all at once."""
+  rates: str = MaskOptions.rates
+  """Drop rates of masks, as in `python -m jaxnas bench masks`."""
   calibration: int = 64
   """Images that give batch-norm statistics."""
   validation: int = 64
@@ -63,7 +75,7 @@ def compare(options: Options) -> dict:
     RunError: if the arms do not compute the same.
   """
   check_counts(
-    sample=options.sample, repeats=options.repeats,
+    sample=options.sample, repeats=options.repeats, masks=options.masks,
     batches=min(options.batches, default=0),
   )  # fmt: skip
   try:
@@ -90,6 +102,17 @@ def compare(options: Options) -> dict:
     out["score"] = score.compare(
       workload, sets, options.sample, options.repeats, seed
     )
+  if options.what in ("masks", "all"):
+    masked = MaskOptions(
+      space=options.masked_space, options=options.masked_options,
+      rates=options.rates, validation_images=options.masked_images, seed=seed,
+    )  # fmt: skip
+    out["masks"] = {
+      "masks": masks.compare(
+        make_mask_workload(masked), options.masks, options.masked_images,
+        options.sample, options.repeats,
+      )
+    }  # fmt: skip
   if options.what in ("train", "all"):
     workload = make_workload(options.space, max(options.batches), 1, seed)
     out["train"] = train.compare(
@@ -103,9 +126,10 @@ def text(result: dict) -> str:
   """The figures as a table."""
   lines = [", ".join(f"{k} {v}" for k, v in result["machine"].items())]
   lines += result["notes"]
-  for what, unit in (("score", "all candidates"), ("train", "a step")):
+  units = {"score": "all candidates", "masks": "all masks", "train": "a step"}
+  for what, unit in units.items():
     for name, row in result.get(what, {}).items():
-      if what == "score":
+      if what != "train":
         name = (
           f"{row['n']} {name} (PyTorch: {row['torch_sample']} of them, time"
           " scaled)"

@@ -12,7 +12,7 @@ import numpy as np
 from jaxnas.errors import RunError
 from jaxnas.nets import Variables
 from jaxnas.nets.export import flatten
-from jaxnas.spaces import Space
+from jaxnas.spaces import MaskSpace, Space
 
 REPO = Path(__file__).resolve().parents[2]
 LAYOUTS = ("nchw", "channels_last")
@@ -25,12 +25,20 @@ LEAVES = {
 }  # fmt: skip
 
 
-def state_dict(space: Space, variables: Variables) -> dict[str, np.ndarray]:
+def state_dict(
+  space: Space | MaskSpace, variables: Variables
+) -> dict[str, np.ndarray]:
   """Variables under the names and in the layouts of the PyTorch supernet."""
   out = {}
+  masked = isinstance(space, MaskSpace)
+  unused = {"drop", *space.graph.training_only} if masked else ()
   for name, leaf in flatten(variables).items():
     _, group, *path, last = name.split("/")
-    if group.startswith("layer_"):
+    if group in unused:
+      continue
+    if masked:
+      prefix = f"ops.{group.replace('.', '/')}"
+    elif group.startswith("layer_"):
       l = int(group.removeprefix("layer_"))
       ops = [op.name for op in space.layers[l].choices]
       prefix = f"layers.{l}.{ops.index(path.pop(0))}"
@@ -64,7 +72,10 @@ class Worker:
   """
 
   def __init__(
-    self, space: Space, variables: Variables, images: dict[str, np.ndarray]
+    self,
+    space: Space | MaskSpace,
+    variables: Variables,
+    images: dict[str, np.ndarray],
   ) -> None:
     self._folder = tempfile.TemporaryDirectory()
     self.folder = Path(self._folder.name)

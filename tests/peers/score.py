@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 
+from jaxnas.bench.masks import MaskWorkload
 from jaxnas.bench.timing import ratio, spread
 from jaxnas.bench.workload import Workload
 from jaxnas.config import ScoreConfig
@@ -21,7 +22,7 @@ LOSS_TOLERANCE = 1e-4
 ACCURACY_TOLERANCE = 1e-3
 
 
-def images_of(workload: Workload) -> dict[str, np.ndarray]:
+def images_of(workload: Workload | MaskWorkload) -> dict[str, np.ndarray]:
   """Calibration and validation images as both arms see them."""
   data = workload.data
 

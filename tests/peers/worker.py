@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jaxnas.spaces import Space
+from jaxnas.spaces import MaskSpace, Space
 
+from .masked import MaskedNetwork, score_masks
 from .supernet import Supernet, fair_step, score_paths
 
 FORMATS = {
@@ -37,16 +38,28 @@ class Arm:
   """
 
   def __init__(self, folder: Path) -> None:
-    self._space = Space.from_json(
-      json.loads((folder / "space.json").read_text())
-    )
+    space = json.loads((folder / "space.json").read_text())
+    kind = MaskSpace if "nodes" in space else Space
+    self._space = kind.from_json(space)
     self._weights = load(folder / "weights.npz")
     self._images = load(folder / "images.npz")
     self.arms = {}
 
   def start(self, layout: str, learning_rate=0.0, momentum=0.0) -> dict:
     """Begins again from the given weights, without momentum."""
-    net = Supernet(self._space).train()
+    net, images = self._load(Supernet(self._space).train(), layout)
+    sgd = torch.optim.SGD(net.parameters(), learning_rate, momentum)
+    self.arms[layout] = net, images, sgd
+    return {}
+
+  def start_masked(self, layout: str) -> dict:
+    """The same for a masked network, in evaluation mode."""
+    net = MaskedNetwork(self._space.graph).eval()
+    self.arms[layout] = *self._load(net, layout), None
+    return {}
+
+  def _load(self, net: torch.nn.Module, layout: str):
+    """The network with the given weights, and the images, in a layout."""
     # Counters of batches have no counterpart; all else must be there.
     missing, extra = net.load_state_dict(self._weights, strict=False)
     missing = [k for k in missing if not k.endswith("num_batches_tracked")]
@@ -58,10 +71,19 @@ class Arm:
       for name, a in self._images.items()
       if a.ndim == 4
     }
-    net = net.to(memory_format=form)
-    sgd = torch.optim.SGD(net.parameters(), learning_rate, momentum)
-    self.arms[layout] = net, images, sgd
-    return {}
+    return net.to(memory_format=form), images
+
+  def score_masks(self, layout: str, masks: list, batch_size: int) -> dict:
+    net, images, _ = self.arms[layout]
+    keeps = [
+      torch.from_numpy(self._space.from_string(text)).float() for text in masks
+    ]
+    start = time.perf_counter()
+    accuracy, loss = score_masks(
+      net, keeps, images["x"], self._images["y"], batch_size
+    )
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "accuracy": accuracy, "loss": loss}
 
   def score(self, layout: str, archs: list) -> dict:
     net, images, _ = self.arms[layout]
