@@ -370,6 +370,9 @@ class MasksConfig:
     rate_speed: what the updates of the rates' logits are multiplied by; 1
       (authors). Their gradient is of the order of K / N, so that the rates of
       a short training need more (ours).
+    rate_delay: epochs before the rates begin to learn; 0 (authors). While a
+      network is no better than guessing, dropping everything helps it, and
+      fast rates may never come back from there (ours).
     tau: temperature of the relaxed masks; 0.2 (paper).
     relaxation: of the masks in training; `concrete` (paper, authors),
       `straight-through` or `hard-concrete`.
@@ -394,6 +397,7 @@ class MasksConfig:
   entropy_weight: float = 1.0
   prior_drop: float = 0.0
   rate_speed: float = 1.0
+  rate_delay: float = 0.0
   tau: float = 0.2
   relaxation: Literal["concrete", "straight-through", "hard-concrete"] = (
     "concrete"

@@ -5,6 +5,8 @@ sums over shifted images, and shake-shake is a function with a hand-written
 gradient. Random draws are those of `nets.masks`, from the same keys.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,21 +103,28 @@ def conv(x, kernel, stride, dilation, depthwise=False):
 
 
 def pool(x, op):
-  """Window by window; what lies outside the image is left out."""
+  """Over shifted images; what lies outside of them is left out."""
   size, k = x.shape[1], op.kernel
   if op.offset:
     moved = jnp.zeros_like(x)
     rest = x[:, op.offset :, op.offset :]
     x = moved.at[:, : rest.shape[1], : rest.shape[2]].set(rest)
   before = (k - 1) // 2
-  starts = range(0, size - (k - 1 if k % 2 == 0 else 0), op.stride)
-  reduce = {"mean": jnp.mean, "max": jnp.max}[op.kind]
-  rows = []
-  for i in starts:
-    down = slice(max(0, i - before), i - before + k)
-    across = [slice(max(0, j - before), j - before + k) for j in starts]
-    rows.append(jnp.stack([reduce(x[:, down, a], (1, 2)) for a in across], 1))
-  return jnp.stack(rows, 1)
+  out = size // 2 if k == 2 else -(-size // op.stride)
+  empty = {"mean": 0.0, "max": -jnp.inf}[op.kind]
+
+  def taps(x, empty):
+    edge = (before, k)
+    wide = jnp.pad(x, [(0, 0), edge, edge, (0, 0)], constant_values=empty)
+    span = (out - 1) * op.stride + 1
+    return [
+      wide[:, p : p + span : op.stride, q : q + span : op.stride]
+      for p, q in np.ndindex(k, k)
+    ]
+
+  if op.kind == "max":
+    return functools.reduce(jnp.maximum, taps(x, empty))
+  return sum(taps(x, empty)) / sum(taps(jnp.ones_like(x), 0.0))
 
 
 def shares(key, n):

@@ -607,7 +607,9 @@ def test_evenly_spaced_selection(config, finished, tmp_path, monkeypatch):
     seen.append(archs)
     return np.linspace(0.1, 0.4, len(archs)), 0.0
 
-  monkeypatch.setattr("jaxnas.experiment.paths.standalone_accuracies", accuracies)
+  monkeypatch.setattr(
+    "jaxnas.experiment.paths.standalone_accuracies", accuracies
+  )
   out = e.rank()
   assert out["selection"] == "evenly-spaced"
   assert out["n"] == 4

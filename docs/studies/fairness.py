@@ -25,7 +25,7 @@ import matplotlib
 import numpy as np
 
 from jaxnas.config import load_config
-from jaxnas.experiment import make_experiment
+from jaxnas.experiment import Experiment, make_experiment
 from jaxnas.scoring.ranking import bootstrap, kendall_tau_b
 from jaxnas.writer import write_csv, write_json
 

@@ -101,8 +101,7 @@ class MaskExperiment(Experiment):
     archive = found["archive"]
     metrics = {k: np.array(v) for k, v in archive["metrics"].items()}
     row, winner = winning_mask(sampler, found)
-    self._warn_at_chance(float(np.nanmean(metrics["accuracy"])),
-                         len(archive["numbers"]))  # fmt: skip
+    self._alarm(metrics)
     shown = {k: v for k, v in metrics.items() if not k.startswith("hits_")}
     result = {
       "arch": setup.space.to_string(winner),
@@ -232,6 +231,18 @@ class MaskExperiment(Experiment):
     }
 
   # Inside -------------------------------------------------------------------
+
+  def _alarm(self, metrics: dict) -> None:
+    """Calls out candidates at chance level, and rates that drop all."""
+    accuracy = metrics["accuracy"]
+    self._warn_at_chance(float(np.nanmean(accuracy)), len(accuracy))
+    kept = float(metrics["kept_channels"].mean())
+    if kept < 0.1:
+      log.warning(
+        "the candidates keep %.1f %% of the channels: the rates have run away."
+        " Lower masks.length_scale or masks.rate_speed, or let the weights"
+        " learn alone at first with masks.rate_delay.", 100 * kept,
+      )  # fmt: skip
 
   def _write_front(self, archive: dict, metrics: dict) -> list[dict]:
     """Writes `pareto.csv`: masks that no other beats in accuracy and MACs."""

@@ -110,11 +110,13 @@ def _check_schedule(stage: str, optimizer: OptimizerConfig) -> None:
     "restarts": ("final_learning_rate", "restart_epochs", "restart_growth"),
     "drops": ("drop_epochs", "drop_factor"),
   }  # fmt: skip
-  default = OptimizerConfig()
+  # The stage's own default is not what the user chose either.
+  defaults = OptimizerConfig(), getattr(ExperimentConfig(), stage).optimizer
   for names in used.values():
     for name in names:
       value = getattr(optimizer, name)
-      if name in used[optimizer.schedule] or value == getattr(default, name):
+      unset = value in [getattr(default, name) for default in defaults]
+      if name in used[optimizer.schedule] or unset:
         continue
       raise UserError(
         f"{stage}.optimizer.{name} is {value}, but schedule"
@@ -123,13 +125,14 @@ def _check_schedule(stage: str, optimizer: OptimizerConfig) -> None:
   least = {"restart_epochs": 0, "restart_growth": 1, "drop_factor": 1}
   for name, low in least.items():
     value = getattr(optimizer, name)
-    if not (low < value if name == "restart_epochs" else low <= value):
+    above = name == "restart_epochs"
+    if not (low < value if above else low <= value) or value == math.inf:
       raise UserError(
         f"{stage}.optimizer.{name} is {value}; it must be"
-        f" {'above' if name == 'restart_epochs' else 'at least'} {low}."
+        f" {'above' if above else 'at least'} {low} and finite."
       )
   epochs = optimizer.drop_epochs
-  if any(a >= b for a, b in itertools.pairwise((0.0, *epochs))):
+  if not all(a < b for a, b in itertools.pairwise((0.0, *epochs, math.inf))):
     raise UserError(
       f"{stage}.optimizer.drop_epochs {epochs} must be above 0 and ascend."
     )

@@ -135,12 +135,14 @@ def _rank_text(result: dict) -> str:
 def _run_text(result: dict, workdir: Path) -> str:
   metrics = result["metrics"]
   spent = sum(v for k, v in result["seconds"].items() if k != "compile")
+  alone = metrics["standalone_accuracy"]
+  alone = "not trained" if alone is None else f"{alone:.4f}"
   return (
     f"chosen: {shorten(result['arch'])} of space {result['space']}"
     f" ({metrics['macs']:,} multiply-adds, {metrics['params']:,} parameters,"
     f" budget {result['budget'] or 'none'})\n"
     f"accuracy: supernet {metrics['supernet_accuracy']:.4f},"
-    f" stand-alone {metrics['standalone_accuracy']:.4f},"
+    f" stand-alone {alone},"
     f" test {metrics['test_accuracy']:.4f}\n"
     f"time: {spent:.0f} s, of it {result['seconds']['compile']:.0f} s"
     f" compiling\nread {workdir / 'report.html'}; the network is in"

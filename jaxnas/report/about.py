@@ -5,15 +5,30 @@ import shlex
 from html import escape
 
 from jaxnas import config as config_lib
+from jaxnas.costs.budget import write_limit
 from jaxnas.report.load import Run
 from jaxnas.report.markup import paragraphs
 
 CLASS_NAMES = 20
+Steps = tuple[tuple[str, str], ...]  # what a command does, and the command
 
 
 def glossary(run: Run) -> str:
   """The three accuracies, which are never mixed."""
-  del run  # the same for every run
+  if run.masked:
+    return (
+      "<dl class='glossary'>"
+      "<dt>supernet accuracy</dt><dd>The network under a mask, with the"
+      " supernet's weights, on the validation split. The winner's is flattered:"
+      " it is the highest of many on the images that chose it.</dd>"
+      "<dt>stand-alone accuracy</dt><dd>The winner as a compact network after"
+      " further training, on the validation split; there is none if it keeps"
+      " the supernet's weights as they are, for then both networks give the"
+      " same logits.</dd>"
+      "<dt>test accuracy</dt><dd>The network that is exported, on images held"
+      " out from training and selection, meant to be read once, at the end."
+      " This is the number to quote.</dd></dl>"
+    )
   return (
     "<dl class='glossary'>"
     "<dt>supernet accuracy</dt><dd>The arch evaluated with weights inherited"
@@ -70,9 +85,13 @@ def provenance(run: Run) -> str:
 
 def own_data(run: Run) -> str:
   """Commands that repeat this on the reader's data and go on from here."""
+  return _commands(_mask_steps(run) if run.masked else _path_steps(run))
+
+
+def _path_steps(run: Run) -> Steps:
   budget = run.budget or "macs<=60M"
   arch = run.winner or "ARCH"
-  steps = (
+  return (
     (
       "search on a folder with one sub-folder of images per class",
       "python -m jaxnas run CONFIG --workdir DIR --data folder:PATH",
@@ -96,6 +115,46 @@ def own_data(run: Run) -> str:
       "python -m jaxnas export CONFIG --workdir DIR",
     ),
   )
+
+
+def _mask_steps(run: Run) -> Steps:
+  """As above; every option is one that a masked network reads."""
+  again = "python -m jaxnas run CONFIG --workdir NEW"
+  macs = run.result.get("metrics", {}).get("macs")
+  budget = run.budget or (write_limit("macs", macs) if macs else "macs<=60M")
+  return (
+    (
+      "the same on a folder with one sub-folder of images per class",
+      f"{again} --data folder:PATH",
+    ),
+    (
+      "a smaller network: train the rates towards a share of the multiply-adds",
+      f"{again} --set masks.target=macs --set masks.target_share=0.4",
+    ),
+    (
+      "no mask above a budget",
+      f"{again} --budget {shlex.quote(budget)}",
+    ),
+    (
+      "train the winner on from its inherited weights",
+      f"{again} --set retrain.epochs=20 --set retrain.inherit=true",
+    ),
+    (
+      "the baseline: fixed drop rates, nothing learned",
+      f"{again} --set masks.rates=fixed",
+    ),
+    (
+      "supernet accuracy and cost of any mask; full keeps every channel",
+      "python -m jaxnas score CONFIG --workdir DIR --archs full",
+    ),
+    (
+      "the winner as an ordinary model with weights",
+      "python -m jaxnas export CONFIG --workdir DIR",
+    ),
+  )
+
+
+def _commands(steps: Steps) -> str:
   return "<dl class='commands'>" + "".join(
     f"<dt>{escape(what)}</dt><dd><pre>{escape(command)}</pre></dd>"
     for what, command in steps

@@ -10,23 +10,38 @@ from pathlib import Path
 from jaxnas import config as config_lib
 from jaxnas.config import ExperimentConfig
 from jaxnas.errors import UserError
-from jaxnas.spaces import Space
+from jaxnas.spaces import SUPERNETS, MaskSpace, Space
 from jaxnas.writer import read_arrays
 
 OPTIONAL = (
   "manifest.json", "space.json", "metrics.jsonl", "archs.csv", "pareto.csv",
-  "fairness.json", "ranking.json", "result.json",
+  "result.json",
 )  # fmt: skip
+# What only a supernet of single paths leaves, and only a masked network.
+OF_PATHS = ("fairness.json", "ranking.json")
+OF_MASKS = ("posterior.json", "selection.json")
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluated:
-  """One evaluated arch: its text, supernet accuracy in 0..1, and costs."""
+  """One evaluated arch.
+
+  Attributes:
+    arch: its text.
+    accuracy: supernet accuracy, 0..1; NaN if halving dropped it before.
+    macs: multiply-adds.
+    params: parameters.
+    candidate: number of a mask that was drawn, -1 for the threshold mask; None
+      where candidates have no numbers.
+    images: validation images that it was scored on, NaN unless by halving.
+  """
 
   arch: str
   accuracy: float
   macs: float
   params: float
+  candidate: int | None = None
+  images: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +51,11 @@ class Run:
   Attributes:
     config: the resolved config.
     space: the resolved space; None if absent or not a chain of layers.
-    manifest: `manifest.json`, `{}` if absent; likewise `result`.
+    masks: the same for a masked network, None for a chain.
+    manifest: `manifest.json`, `{}` if absent; likewise `result` and
+      `searched`.
     result: `result.json`.
+    searched: `search.json`.
     metrics: rows of `metrics.jsonl`, in the order of the file.
     archs: every evaluated arch.
     front: the final front, from `pareto.csv` or else from `result.json`.
@@ -46,13 +64,17 @@ class Run:
     predictors: `predictors.json`, None without a search that fits any.
     lookup: arrays `archs`, `predicted` and `spread` of `lookup.npz`, or None.
     answers: budgets that were looked up, of `lookup.json`.
+    groups: rows of `posterior.json`, one for each drop rate; empty if absent.
+    selection: `selection.json`, None if absent.
     missing: names of the optional files that are absent.
   """
 
   config: ExperimentConfig
   space: Space | None
+  masks: MaskSpace | None
   manifest: dict
   result: dict
+  searched: dict
   metrics: tuple[dict, ...]
   archs: tuple[Evaluated, ...]
   front: tuple[Evaluated, ...]
@@ -61,12 +83,20 @@ class Run:
   predictors: dict | None
   lookup: dict | None
   answers: tuple[dict, ...]
+  groups: tuple[dict, ...]
+  selection: dict | None
   missing: tuple[str, ...]
 
   @property
   def winner(self) -> str:
     """The chosen arch as text, empty before there is a result."""
     return str(self.result.get("arch") or "")
+
+  @property
+  def masked(self) -> bool:
+    """Whether the run is one of a masked network."""
+    known = self.config.space.name in SUPERNETS
+    return self.masks is not None or known or bool(self.groups)
 
   @property
   def budget(self) -> str:
@@ -114,16 +144,18 @@ def load(workdir: Path) -> Run:
       f" jaxnas ({type(error).__name__}: {error}); run it again with"
       " `python -m jaxnas run CONFIG --workdir DIR`."
     ) from error
-  space = _json(workdir / "space.json")
+  space = _json(workdir / "space.json") or {}
   result = _json(workdir / "result.json") or {}
   front = _csv(workdir / "pareto.csv")
   if not front:
     front = [_evaluated(row) for row in result.get("front", ())]
-  return Run(
+  run = Run(
     config=config,
-    space=Space.from_json(space) if space and "layers" in space else None,
+    space=Space.from_json(space) if "layers" in space else None,
+    masks=MaskSpace.from_json(space) if "nodes" in space else None,
     manifest=_json(workdir / "manifest.json") or {},
     result=result,
+    searched=_json(workdir / "search.json") or {},
     metrics=tuple(_jsonl(workdir / "metrics.jsonl")),
     archs=tuple(_csv(workdir / "archs.csv")),
     front=tuple(front),
@@ -132,13 +164,24 @@ def load(workdir: Path) -> Run:
     predictors=_json(workdir / "predictors.json"),
     lookup=_arrays(workdir / "lookup.npz"),
     answers=tuple((_json(workdir / "lookup.json") or {}).get("answers", ())),
-    missing=tuple(n for n in OPTIONAL if not (workdir / n).is_file()),
+    groups=tuple((_json(workdir / "posterior.json") or {}).get("groups", ())),
+    selection=_json(workdir / "selection.json"),
+    missing=(),
   )
+  names = OPTIONAL + (OF_MASKS if run.masked else OF_PATHS)
+  missing = tuple(n for n in names if not (workdir / n).is_file())
+  return dataclasses.replace(run, missing=missing)
 
 
 def _evaluated(row: dict) -> Evaluated:
   numbers = (number(row.get(k)) for k in ("accuracy", "macs", "params"))
-  return Evaluated(str(row["arch"]), *numbers)
+  candidate = row.get("candidate")
+  return Evaluated(
+    str(row["arch"]),
+    *numbers,
+    candidate=int(candidate) if candidate not in (None, "") else None,
+    images=number(row.get("images")),
+  )
 
 
 def _text(path: Path) -> str | None:

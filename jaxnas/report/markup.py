@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from html import escape
 
+LONGEST = 28  # characters of an arch that are shown as they are
+
 
 def figure(svg: str, caption: str) -> str:
   """Wraps a chart with its caption (HTML)."""
@@ -41,3 +43,20 @@ def paragraphs(*sentences: str) -> str:
 def grid(figures: list[str]) -> str:
   """Lays figures out side by side where there is room."""
   return f'<div class="grid">{"".join(figures)}</div>' if figures else ""
+
+
+def shortened(arch: str) -> str:
+  """An arch's text, its middle left out where it is long."""
+  return arch if len(arch) <= LONGEST else f"{arch[:11]}…{arch[-6:]}"
+
+
+def arch_text(arch: str) -> str:
+  """An arch's text as HTML; a long one shows in full on hover."""
+  short = shortened(arch)
+  title = "" if short == arch else f' title="{escape(arch)}"'
+  return f"<code{title}>{escape(short)}</code>"
+
+
+def candidate_name(candidate: int) -> str:
+  """What a draw is called; number -1 is the threshold mask."""
+  return "threshold mask" if candidate < 0 else f"candidate {candidate:,}"

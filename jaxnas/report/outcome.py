@@ -10,10 +10,20 @@ import numpy as np
 
 from jaxnas import arch as arch_lib
 from jaxnas.costs import Budget, cost_tables
+from jaxnas.costs.mask_budget import MaskBudget
+from jaxnas.costs.masks import mask_costs
 from jaxnas.report import drawing, plots
 from jaxnas.report import statements as say
 from jaxnas.report.load import Evaluated, Run, number
-from jaxnas.report.markup import figure, paragraphs, table, warning
+from jaxnas.report.markup import (
+  arch_text,
+  candidate_name,
+  figure,
+  paragraphs,
+  shortened,
+  table,
+  warning,
+)
 
 FRONT_ROWS = 12
 
@@ -26,19 +36,32 @@ def _hint(value: float) -> str:
 
 def _limits(run: Run) -> dict[str, float]:
   """The bounds on MACs and params; latency tables are not in a workdir."""
-  if run.space is None:
-    return {}
   parts = (p.strip() for p in run.budget.split(","))
   known = [p for p in parts if p.lower().startswith(("macs", "params"))]
+  if run.masks is not None:
+    return dict(MaskBudget.parse(",".join(known), run.masks).limits)
+  if run.space is None:
+    return {}
   costs = cost_tables(run.space)
   return dict(Budget.parse(",".join(known), costs, run.space).limits)
 
 
+def _counted(run: Run) -> dict[str, int]:
+  """MACs and params of the winner, counted anew from space.json."""
+  if run.masks is not None:
+    arch = run.masks.from_string(run.winner)[None]
+    return {k: int(v[0]) for k, v in mask_costs(run.masks, arch).items()}
+  if run.space is None:
+    return {}
+  arch = run.space.from_string(run.winner)[None]
+  return {k: int(cost(arch)[0]) for k, cost in cost_tables(run.space).items()}
+
+
 def _same(a: str, b: str) -> bool:
   """Whether two texts name one arch, `203` and `2-0-3` alike."""
-  return a == b or np.array_equal(
-    arch_lib.from_string(a), arch_lib.from_string(b)
-  )
+  if a == b or "x" in (a[:1], b[:1]):  # a mask has one text only
+    return a == b
+  return np.array_equal(arch_lib.from_string(a), arch_lib.from_string(b))
 
 
 def headline(run: Run) -> str:
@@ -62,14 +85,28 @@ def headline(run: Run) -> str:
       "This run has no result yet (no result.json): what follows is its state"
       " so far. Give the same command again and it goes on where it stopped."
     )
-  presets = run.space.presets if run.space else ()
+  space = run.space or run.masks
+  presets = space.presets if space else ()
   same = [name for name, text in presets if _same(text, winner)]
   note = f" <small>the preset {escape(same[0])}</small>" if same else ""
+  note = _drawn_as(run.result.get("candidate")) + note
   body += (
     '<p class="winner"><span>chosen architecture</span>'
-    f"<code>{escape(winner)}</code>{note}</p>"
+    f"{arch_text(winner)}{note}</p>"
   )
+  if winner != shortened(winner):
+    body += (
+      f"<details><summary>the whole mask, {len(winner):,} characters"
+      f'</summary><pre class="mask">{escape(winner)}</pre></details>'
+    )
   return body + _tiles(run) + _checks(run)
+
+
+def _drawn_as(candidate: int | None) -> str:
+  """Which draw a mask is (HTML), empty where draws have no numbers."""
+  if candidate is None:
+    return ""
+  return f" <small>{candidate_name(candidate)}</small>"
 
 
 def _tiles(run: Run) -> str:
@@ -88,17 +125,25 @@ def _tiles(run: Run) -> str:
     test_note = "no interval: the number of test images is unknown"
   macs, params = (number(metrics.get(k)) for k in ("macs", "params"))
   limits = _limits(run)
+  standalone = {
+    "inherited": "trained on from inherited weights, validation split",
+    "not retrained": "not trained: the winner keeps the supernet's weights",
+  }.get(
+    run.result.get("retrained_from"),
+    "not trained yet"
+    if run.masked and not run.result.get("retrained_from")
+    else "trained from scratch, validation split",
+  )
+  chose = ", which chose it" if run.masked else ""
   tiles = [
     ("test accuracy", say.percent(test), test_note, " main"),
     (
       "stand-alone accuracy", say.percent(metrics.get("standalone_accuracy")),
-      "trained on from inherited weights, validation split"
-      if run.result.get("retrained_from") == "inherited"
-      else "trained from scratch, validation split", "",
+      standalone, "",
     ),
     (
       "supernet accuracy", say.percent(metrics.get("supernet_accuracy")),
-      "inherited weights, validation split", "",
+      f"inherited weights, validation split{chose}", "",
     ),
     ("multiply-adds", say.count(macs), _cost_note(macs, "macs", limits), ""),
     (
@@ -147,22 +192,19 @@ def _checks(run: Run) -> str:
       "By design selection uses the validation split only and test is read"
       " once, at the end; this result.json does not record the count."
     )
-  if run.space is not None:
-    metrics = run.result.get("metrics", {})
-    arch = run.space.from_string(run.winner)[None]
-    for name, cost in cost_tables(run.space).items():
-      stated, counted = number(metrics.get(name)), int(cost(arch)[0])
-      if math.isfinite(stated) and stated != counted:
-        text += warning(
-          f"result.json states {stated:,.0f} {name}, but this arch adds up to"
-          f" {counted:,} in space.json."
-        )
-      limit = _limits(run).get(name)
-      if limit is not None and counted > limit:
-        text += warning(
-          f"The chosen arch has {counted:,} {name}, above the budget"
-          f" {say.count(limit)}."
-        )
+  metrics, limits = run.result.get("metrics", {}), _limits(run)
+  for name, counted in _counted(run).items():
+    stated, limit = number(metrics.get(name)), limits.get(name)
+    if math.isfinite(stated) and stated != counted:
+      text += warning(
+        f"result.json states {stated:,.0f} {name}, but this arch adds up to"
+        f" {counted:,} in space.json."
+      )
+    if limit is not None and counted > limit:
+      text += warning(
+        f"The chosen arch has {counted:,} {name}, above the budget"
+        f" {say.count(limit)}."
+      )
   return text
 
 
@@ -179,15 +221,22 @@ def chosen(run: Run) -> str:
   ]
   limits = _limits(run)
   svg = plots.pareto(*points, point if winner else None, limits.get("macs"))
-  objectives = ", ".join(
-    f"{o.removeprefix('-')} {'↓' if o.startswith('-') else '↑'}"
-    for o in run.config.search.objectives
-  )
   caption = (
     f"{len(run.archs):,} evaluated archs and {len(run.front):,} on the front."
-    f" Objectives of the search: {escape(objectives)}. The line joins those"
-    " that are best in accuracy and MACs alone."
   )
+  if run.masked:
+    caption += (
+      " The winner is the most accurate; the front shows what fewer MACs cost."
+    )
+  else:
+    objectives = ", ".join(
+      f"{o.removeprefix('-')} {'↓' if o.startswith('-') else '↑'}"
+      for o in run.config.search.objectives
+    )
+    caption += (
+      f" Objectives of the search: {escape(objectives)}. The line joins those"
+      " that are best in accuracy and MACs alone."
+    )
   body = paragraphs(_standing(run, limits)) + '<div class="pair">'
   body += figure(svg, caption)
   return body + _front_table(run, winner, limits) + "</div>"
@@ -199,9 +248,15 @@ def _standing(run: Run, limits: dict[str, float]) -> str:
   if not winner or not run.archs or not math.isfinite(accuracy):
     return ""
   inside = {e.arch: e for e in run.archs if _keeps(e, limits)}
-  unique = inside.values()
+  unique = [e for e in inside.values() if math.isfinite(e.accuracy)]
   above = sum(e.accuracy > accuracy for e in unique)
   where = " that keep the budget" if limits else ""
+  if len(unique) < len(inside):
+    where += (
+      " and were scored on all images"
+      if where
+      else (" that were scored on all images")
+    )
   text = f"Of {len(unique):,} evaluated archs{where}, " + (
     f"{above:,} have a higher supernet accuracy than the chosen one."
     if above
@@ -210,15 +265,18 @@ def _standing(run: Run, limits: dict[str, float]) -> str:
   equal = sum(e.accuracy == accuracy for e in unique) - 1
   if equal > 0 and not above:
     verb = "has" if equal == 1 else "have"
+    among = "equals" if run.masked else "equals on the front"
     text += (
-      f" {equal:,} more {verb} the same; among equals on the front the lowest"
-      " validation loss decides."
+      f" {equal:,} more {verb} the same; among {among} the lowest validation"
+      " loss decides."
     )
   if run.front:
     on = any(_same(e.arch, winner) for e in run.front)
     text += (
       " It is on the final front." if on else " It is not on the final front."
     )
+    if run.masked and equal > 0 and not on:
+      text = text[:-1] + ": a mask as accurate has fewer MACs."
   return text
 
 
@@ -235,7 +293,7 @@ def _front_table(run: Run, winner: str, limits: dict[str, float]) -> str:
   def row(e: Evaluated) -> list[str]:
     star = ' <span class="star" title="chosen">★</span>' if chosen(e) else ""
     cells = [
-      f"<code>{escape(e.arch)}</code>{star}",
+      arch_text(e.arch) + _drawn_as(e.candidate) + star,
       escape(say.percent(e.accuracy)),
       _hint(e.macs),
       _hint(e.params),
@@ -267,7 +325,7 @@ def _front_table(run: Run, winner: str, limits: dict[str, float]) -> str:
 
 def architecture(run: Run) -> str:
   """The drawing of the chosen arch."""
-  if not run.winner:
+  if not run.winner or run.masked:  # masks have a section of their own
     return ""
   if run.space is None:
     return paragraphs(

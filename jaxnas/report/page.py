@@ -4,15 +4,18 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from jaxnas.report import about, fitted, outcome, process
+from jaxnas.report import about, fitted, masks, outcome, process, selected
 from jaxnas.report.load import Run
 from jaxnas.report.markup import section
 
 SECTIONS = (
   ("chosen", "What was chosen and why", outcome.chosen),
   ("architecture", "The chosen architecture", outcome.architecture),
+  ("kept", "What the winner keeps", masks.kept),
   ("training", "Training", process.training),
+  ("rates", "Learned drop rates", masks.rates),
   ("fairness", "Fairness", process.fairness),
+  ("selection", "Was selection worth it?", selected.selection),
   ("trust", "Can the ranking be trusted?", process.trust),
   (
     "predictors",

@@ -28,7 +28,7 @@ _VARIABLES = {
   GREEN: "green", FAINT: "faint", CARD: "card",
 }  # fmt: skip
 WIDTH = 430
-_STYLE = {
+STYLE = {
   "svg.fonttype": "none",
   "svg.hashsalt": "jaxnas",
   "font.family": "DejaVu Sans",
@@ -57,11 +57,12 @@ _STYLE = {
   "legend.labelcolor": INK,
   "lines.linewidth": 2,
 }
-_PERCENT = PercentFormatter(xmax=1)
+PERCENT = PercentFormatter(xmax=1)
 _COUNT = FuncFormatter(lambda v, _: format_count(v))
 
 
-def _axes(height: int) -> tuple[Figure, matplotlib.axes.Axes]:
+def new_axes(height: int) -> tuple[Figure, matplotlib.axes.Axes]:
+  """An empty chart, `WIDTH` x `height` px."""
   # 72 dots per inch make a point of the figure a unit of the viewBox.
   figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
   figure.set_layout_engine("constrained", w_pad=0.05, h_pad=0.05)
@@ -71,7 +72,7 @@ def _axes(height: int) -> tuple[Figure, matplotlib.axes.Axes]:
   return figure, axes
 
 
-def _svg(figure: Figure, name: str, label: str) -> str:
+def to_svg(figure: Figure, name: str, label: str) -> str:
   """Renders to an `<svg>` element with unique ids, for use inside HTML."""
   FigureCanvasSVG(figure)
   buffer = io.StringIO()
@@ -97,7 +98,8 @@ def _svg(figure: Figure, name: str, label: str) -> str:
   return text.strip()
 
 
-def _legend(figure: Figure, axes: matplotlib.axes.Axes, columns: int) -> None:
+def legend(figure: Figure, axes: matplotlib.axes.Axes, columns: int) -> None:
+  """Puts a legend above the chart, if anything in it has a label."""
   if axes.get_legend_handles_labels()[1]:
     figure.legend(
       loc="outside upper left", ncols=columns, handlelength=1.4,
@@ -114,7 +116,7 @@ def _one_per_pixel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   return np.unique(np.stack(cells, -1), axis=0, return_index=True)[1]
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def pareto(
   cloud: np.ndarray,
   front: np.ndarray,
@@ -129,7 +131,7 @@ def pareto(
     winner: MACs and accuracy of the winner.
     limit: largest allowed MACs.
   """
-  figure, axes = _axes(330)
+  figure, axes = new_axes(330)
   cloud, front = (np.asarray(a, float).reshape(-1, 2) for a in (cloud, front))
   cloud, front = (a[np.isfinite(a).all(1)] for a in (cloud, front))
   if len(cloud):
@@ -155,14 +157,14 @@ def pareto(
     )  # fmt: skip
   axes.xaxis.set_major_formatter(_COUNT)
   axes.xaxis.set_major_locator(MaxNLocator(6))
-  axes.yaxis.set_major_formatter(_PERCENT)
+  axes.yaxis.set_major_formatter(PERCENT)
   axes.set_xlabel("multiply-adds (MACs)")
   axes.set_ylabel("supernet accuracy (validation)")
-  _legend(figure, axes, 4)
-  return _svg(figure, "pareto", "Supernet accuracy against multiply-adds")
+  legend(figure, axes, 4)
+  return to_svg(figure, "pareto", "Supernet accuracy against multiply-adds")
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def curves(
   name: str,
   lines: Mapping[str, np.ndarray],
@@ -181,7 +183,7 @@ def curves(
     share: whether values are shares, shown in percent.
     band: `float[n, 3]`: x, lowest and highest value.
   """
-  figure, axes = _axes(260)
+  figure, axes = new_axes(260)
   if band is not None:
     axes.fill_between(
       *band.T, color=BLUE, alpha=0.18, lw=0, label="lowest to highest"
@@ -197,23 +199,23 @@ def curves(
       ms=4, label=label, zorder=order,
     )  # fmt: skip
   if share:
-    axes.yaxis.set_major_formatter(_PERCENT)
+    axes.yaxis.set_major_formatter(PERCENT)
   axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
   axes.set_xlabel(x_label)
   axes.set_ylabel(y_label)
   if len(lines) > 1 or band is not None:
-    _legend(figure, axes, 3)
-  return _svg(figure, name, f"{y_label} by {x_label}")
+    legend(figure, axes, 3)
+  return to_svg(figure, name, f"{y_label} by {x_label}")
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def fairness(counts: Sequence[Sequence[int]]) -> str:
   """Heat map of updates: one row per layer, one column per choice.
 
   Args:
     counts: updates of each choice of each layer; rows may differ in length.
   """
-  figure, axes = _axes(70 + 22 * len(counts))
+  figure, axes = new_axes(70 + 22 * len(counts))
   low = min(min(row) for row in counts)
   spread = max(max(row) for row in counts) - low
   for y, row in enumerate(counts):
@@ -233,10 +235,10 @@ def fairness(counts: Sequence[Sequence[int]]) -> str:
   axes.spines[:].set_visible(False)
   axes.set_xlabel("choice")
   axes.set_ylabel("layer")
-  return _svg(figure, "fairness", "Updates of each choice of each layer")
+  return to_svg(figure, "fairness", "Updates of each choice of each layer")
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def agreement(
   x: Sequence[float],
   y: Sequence[float],
@@ -253,20 +255,20 @@ def agreement(
     name: prefix of the ids, unique on the page.
     labels: of the axes.
   """
-  figure, axes = _axes(300)
+  figure, axes = new_axes(300)
   axes.scatter(
     x, y, s=42 if len(x) <= 100 else 14, color=BLUE, alpha=0.75, lw=1,
     edgecolor=CARD,
   )  # fmt: skip
   for axis in (axes.xaxis, axes.yaxis):
-    axis.set_major_formatter(_PERCENT)
+    axis.set_major_formatter(PERCENT)
     axis.set_major_locator(MaxNLocator(6))
   axes.set_xlabel(labels[0])
   axes.set_ylabel(labels[1])
-  return _svg(figure, name, f"{labels[1]} against {labels[0]}")
+  return to_svg(figure, name, f"{labels[1]} against {labels[0]}")
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def lookup(cloud: np.ndarray, answers: Sequence[Sequence[float]]) -> str:
   """Predicted accuracy against MACs, and the answer to each budget.
 
@@ -274,7 +276,7 @@ def lookup(cloud: np.ndarray, answers: Sequence[Sequence[float]]) -> str:
     cloud: `float[n, 2]`, MACs and predicted accuracy of every arch.
     answers: MACs and predicted accuracy of the best arch of each budget.
   """
-  figure, axes = _axes(330)
+  figure, axes = new_axes(330)
   kept = cloud[_one_per_pixel(*cloud.T)]
   axes.scatter(*kept.T, s=6, color=FAINT, alpha=0.35, lw=0, label="predicted")
   order = cloud[np.lexsort((-cloud[:, 1], cloud[:, 0]))]
@@ -288,14 +290,14 @@ def lookup(cloud: np.ndarray, answers: Sequence[Sequence[float]]) -> str:
     )  # fmt: skip
   axes.xaxis.set_major_formatter(_COUNT)
   axes.xaxis.set_major_locator(MaxNLocator(6))
-  axes.yaxis.set_major_formatter(_PERCENT)
+  axes.yaxis.set_major_formatter(PERCENT)
   axes.set_xlabel("multiply-adds (MACs)")
   axes.set_ylabel("predicted supernet accuracy")
-  _legend(figure, axes, 3)
-  return _svg(figure, "lookup", "Predicted accuracy against multiply-adds")
+  legend(figure, axes, 3)
+  return to_svg(figure, "lookup", "Predicted accuracy against multiply-adds")
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def intervals(
   rows: Mapping[str, Estimate], x_label: str, name: str = "intervals"
 ) -> str:
@@ -306,7 +308,7 @@ def intervals(
     x_label: name of the statistic.
     name: prefix of the ids, unique on the page.
   """
-  figure, axes = _axes(80 + 36 * len(rows))
+  figure, axes = new_axes(80 + 36 * len(rows))
   for y, estimate in enumerate(rows.values()):
     colour = BLUE if y == 0 else FAINT
     axes.plot(
@@ -321,10 +323,10 @@ def intervals(
   axes.spines["left"].set_visible(False)
   axes.grid(axis="y", visible=False)
   axes.set_xlabel(x_label)
-  return _svg(figure, name, f"{x_label} with intervals")
+  return to_svg(figure, name, f"{x_label} with intervals")
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def seconds(stages: Mapping[str, float], compile_time: float | None) -> str:
   """Time of each stage as horizontal bars, compilation apart at the bottom.
 
@@ -339,7 +341,7 @@ def seconds(stages: Mapping[str, float], compile_time: float | None) -> str:
     bars.append(("compile", compile_time))
     places.append(len(stages) + 0.35)
     colours.append(FAINT)
-  figure, axes = _axes(30 + 34 * len(bars))
+  figure, axes = new_axes(30 + 34 * len(bars))
   values = [value for _, value in bars]
   axes.barh(places, values, height=0.62, color=colours)
   if compile_time is not None and stages:
@@ -356,4 +358,4 @@ def seconds(stages: Mapping[str, float], compile_time: float | None) -> str:
   axes.xaxis.set_visible(False)
   axes.grid(False)
   axes.spines[:].set_visible(False)
-  return _svg(figure, "seconds", "Time of each stage")
+  return to_svg(figure, "seconds", "Time of each stage")

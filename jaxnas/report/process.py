@@ -16,7 +16,8 @@ def training(run: Run) -> str:
   figures, body = [], ""
   loss = run.series("train", "epoch", "loss")
   if loss:
-    svg = plots.curves("loss", {"loss": loss}, "loss (mean per path)")
+    label = "cross-entropy" if run.masked else "loss (mean per path)"
+    svg = plots.curves("loss", {"loss": loss}, label)
     figures.append(figure(svg, "Supernet: training loss."))
   keys = ["validation_accuracy" + k for k in ("", "_min", "_max")]
   values = run.series("train", "epoch", *keys)
@@ -24,9 +25,12 @@ def training(run: Run) -> str:
   batch = run.series("train", "epoch", "accuracy")
   if plain:
     band = np.array(values)[:, [0, 2, 3]] if values else None
-    lines = {"validation, mean": plain}
+    lines = {"drawn masks" if run.masked else "validation, mean": plain}
     if batch:
       lines["training batch"] = batch
+    threshold = run.series("train", "epoch", "threshold_accuracy")
+    if threshold:
+      lines["threshold mask"] = threshold
     svg = plots.curves(
       "validation", lines, "supernet accuracy", share=True, band=band
     )
@@ -34,6 +38,12 @@ def training(run: Run) -> str:
       "Supernet: validation accuracy of a fixed set of"
       f" {run.config.train.evaluate_archs} uniform archs, mean and range."
     )
+    if run.masked:
+      caption = (
+        "Supernet: validation accuracy of a few masks drawn from the rates of"
+        " that moment, and of the mask that drops a group if its rate exceeds"
+        " 0.5; training batches see relaxed masks, one for each image."
+      )
     figures.append(figure(svg, caption))
     body += _chance(run, plain[-1][1])
   for key, name, text in (
@@ -94,6 +104,15 @@ def fairness(run: Run) -> str:
 def trust(run: Run) -> str:
   """Whether the supernet's ranking agrees with stand-alone training."""
   ranking = run.ranking
+  if not ranking and run.masked:
+    return (
+      "<p>There is no ranking to trust: the winner keeps the supernet's"
+      " weights, so its accuracy is measured on the very network that is"
+      " exported, and no arch is trained from scratch to compare with. What is"
+      " in question is whether choosing among candidates was worth it"
+      + (': see <a href="#selection">Was selection worth it?</a></p>'
+         if run.selection or run.archs else ".</p>")
+    )  # fmt: skip
   if not ranking:
     return (
       "<p>Unknown for this run: it has no ranking.json, so no archs were"
@@ -133,6 +152,8 @@ def progress(run: Run) -> str:
     ("hypervolume", "hypervolume", "hypervolume", False),
   ):
     points = run.series("search", "round", key)
+    if len(points) == 1 and run.masked:
+      continue  # halving has one round; there is no progress to show
     if points:
       svg = plots.curves(
         name, {label: points}, label, x_label="round", share=share

@@ -35,8 +35,9 @@ def halve(
 ) -> Halving:
   """Keeps one in `eta` candidates and multiplies the images, until all are in.
 
-  Candidates are ordered by correct images so far, then by loss. Images come in
-  one random order for all, and none is scored twice for a candidate.
+  Candidates are ordered by correct images so far, then by loss, those without a
+  finite loss last. Images come in one random order for all, and none is scored
+  twice for a candidate.
 
   Args:
     score: `(candidates int[m], images int[k]) -> {"accuracy", "loss"}`, each
@@ -63,8 +64,9 @@ def halve(
       remaining.append(len(alive))
       break
     keep = -(-len(alive) // eta)
-    # NaN sorts last, so it is dropped first.
-    ranks = np.lexsort([alive, loss[alive], -hits[alive]])
+    # Who has no finite loss can never win, however many hits there are.
+    lost = ~np.isfinite(loss[alive])
+    ranks = np.lexsort([alive, loss[alive], -hits[alive], lost])
     alive = np.sort(alive[ranks[:keep]])
     remaining.append(len(alive))
     # A single survivor has won; it only has to see the rest.

@@ -80,17 +80,21 @@ class PosteriorSampler:
     seen = set(state["archive"]["digests"])
     numbers, masks, digests, over = [], [], [], 0
     n = state["next"]
-    while n < self.candidates and len(numbers) < self.batch:
+    while n < self.candidates:
       mask = self.mask(state["seed"], n)
       key = hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()[:32]
       if key not in seen:
-        seen.add(key)
-        if self.allows(mask[None])[0]:
+        # What is passed over behind the last one belongs to this round, and
+        # each repeat counts: so no count depends on the size of a batch.
+        if not self.allows(mask[None])[0]:
+          over += 1
+        elif len(numbers) == self.batch:
+          break
+        else:
+          seen.add(key)
           numbers.append(n)
           masks.append(mask)
           digests.append(key)
-        else:
-          over += 1
       n += 1
     archive = state["archive"]
     counted = {

@@ -54,6 +54,7 @@ def make_masked_step(
   space, fixed = supernet.space, masks.rates == "fixed"
   channels = np.array([g.channels for g in space.groups], np.float32)
   examples = masks.examples or 10.0 * len(feed.labels)
+  delay = masks.rate_delay * (len(feed.labels) // config.batch_size)
   names = node_names(supernet)
 
   def loss_of(params, batch_stats, x, y, mask_key, noise):
@@ -92,7 +93,8 @@ def make_masked_step(
     norm = optax.tree.norm(grads)
     grads = clip_gradient(grads, norm, config.optimizer.clip_norm)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    faster = jax.tree.map(lambda u: masks.rate_speed * u, updates["drop"])
+    speed = jnp.where(state.step < delay, 0.0, masks.rate_speed)
+    faster = jax.tree.map(lambda u: speed * u, updates["drop"])
     updates = {**updates, "drop": faster}
     new = state.replace(
       step=state.step + 1,

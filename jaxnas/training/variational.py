@@ -72,6 +72,8 @@ def target_penalty(
 def group_sizes(space: MaskSpace, kind: str) -> np.ndarray:
   """What the channels of each group cost at full width, `float64[G]`.
 
+  Those of an auxiliary classifier, which is not kept, cost nothing.
+
   Args:
     space: the masks.
     kind: `macs`, `params` (weights) or `channels`.
@@ -81,7 +83,8 @@ def group_sizes(space: MaskSpace, kind: str) -> np.ndarray:
     weights = g.kernel**2 * g.features
     area = space.graph.shapes[g.node].size ** 2
     each = {"macs": weights * area, "params": weights, "channels": 1}[kind]
-    sizes.append(g.channels * each)
+    kept = g.node not in space.graph.training_only
+    sizes.append(kept * g.channels * each)
   return np.array(sizes, float)
 
 
@@ -93,7 +96,7 @@ def check_masks(config: MasksConfig) -> None:
   """
   above = {
     "length_scale": 0, "examples": 0, "entropy_weight": 0, "rate_speed": 0,
-    "target_weight": 0,
+    "rate_delay": 0, "target_weight": 0,
   }  # fmt: skip
   for name, low in above.items():
     value = getattr(config, name)

@@ -58,6 +58,14 @@ def setting(name):
   return supernet, variables, images(BATCH, size=GRAPHS[name].image_size)
 
 
+@pytest.fixture
+def compile_fast():
+  """Compiling is nearly all of the time where rounding does not matter."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
 @functools.cache
 def program(name, stored, noisy):
   supernet = setting(name)[0]
@@ -217,7 +225,7 @@ def test_rates_of_zero_and_masks_of_ones_are_the_plain_network(name, noisy):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_shared_mask_is_that_of_each_image(name):
+def test_a_shared_mask_is_that_of_each_image(name, compile_fast):
   _, variables, x = setting(name)
   rng = np.random.default_rng(0)
   rows = rng.random((BATCH, SPACES[name].n_layers)).astype(np.float32)
@@ -233,7 +241,7 @@ def test_a_shared_mask_is_that_of_each_image(name):
 
 
 @pytest.mark.parametrize("name", ["cell", "dense"])
-def test_masks_are_data_under_vmap(name):
+def test_masks_are_data_under_vmap(name, compile_fast):
   supernet, variables, x = setting(name)
   rows = np.random.default_rng(0).integers(0, 2, (3, SPACES[name].n_layers))
   rows = rows.astype(np.float32)
@@ -252,26 +260,31 @@ def test_masks_are_data_under_vmap(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_evaluation_by_definition(name):
+def test_evaluation_by_definition(name, compile_fast):
   graph, (_, variables, x) = GRAPHS[name], setting(name)
   rows = np.random.default_rng(1).random((BATCH, SPACES[name].n_layers))
   rows = rows.astype(np.float32)
   run = program(name, True, False)
-  expected = evaluate(graph, variables, x, rows[0])[graph.output]
+  slow = jax.jit(functools.partial(evaluate, graph))
+  expected = slow(variables, x, rows[0])[graph.output]
   close(run(variables, x, rows[0])[0], expected, 1e-4, 1e-4)
-  values, _ = masked_plain.plain(graph, variables, x, rows, stored=True)
+  # With a mask of its own for each image.
+  slow = jax.jit(
+    lambda v, x, k: masked_plain.plain(graph, v, x, k, stored=True)
+  )
   logits, measured = run(variables, x, rows)
-  close(logits, values[graph.output], 1e-4, 1e-4)
+  close(logits, slow(variables, x, rows)[0][graph.output], 1e-4, 1e-4)
   assert measured == {}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_training_by_definition(name):
+def test_training_by_definition(name, compile_fast):
   graph, (_, variables, x) = GRAPHS[name], setting(name)
   rows = np.random.default_rng(1).random((BATCH, SPACES[name].n_layers))
   rows = rows.astype(np.float32)
   noise = (NOISE.key, NOISE.progress)
-  values, stats_of = masked_plain.plain(graph, variables, x, rows, noise)
+  slow = jax.jit(lambda v, x, k: masked_plain.plain(graph, v, x, k, noise))
+  values, stats_of = slow(variables, x, rows)
   logits, measured = program(name, False, True)(variables, x, rows)
   expected = values[graph.output]
   if graph.auxiliary:
@@ -311,7 +324,9 @@ def test_the_auxiliary_classifier_is_in_training_only():
   assert other.apply(variables, x, None, True, NOISE)[0].shape == y.shape
 
 
-def test_bfloat16_is_close_and_has_float32_logits_and_statistics():
+def test_bfloat16_is_close_and_has_float32_logits_and_statistics(
+  compile_fast,
+):
   supernet, variables, x = setting("shake")
   low = MaskedSupernet(supernet.space, NetConfig(precision="bfloat16"))
   keep = np.random.default_rng(0).random((BATCH, supernet.space.n_layers))
