@@ -69,7 +69,7 @@ def quicktest() -> ExperimentConfig:
   return dataclasses.replace(
     config,
     space=SpaceConfig(
-      "supnet-d121", {"blocks": [2, 2], "growth": 4}, image_size=32
+      "supnet-d121", {"blocks": [2, 2], "growth": 4}, image_size=16
     ),
     data=DataConfig("digits", limit=256),
     train=dataclasses.replace(

@@ -69,7 +69,7 @@ def quicktest() -> ExperimentConfig:
   return dataclasses.replace(
     config,
     space=SpaceConfig(
-      "supnet-r50", {"width": 4, "blocks": [1, 1]}, image_size=32
+      "supnet-r50", {"width": 4, "blocks": [1, 1]}, image_size=16
     ),
     data=DataConfig("digits", limit=256),
     train=dataclasses.replace(

@@ -355,7 +355,8 @@ class MasksConfig:
 
   Attributes:
     rates: `learned`; or `fixed`, hard masks at `initial_rate`, the baseline of
-      predefined dropout.
+      predefined dropout, for which nothing about relaxed masks and the learning
+      of rates matters.
     initial_rate: drop rate of every group at the start; 0.1 (paper, authors).
     length_scale: l2, the squared length scale l^2; 50 to 2500 (paper).
     examples: N; 0 takes ten times the training images, as the paper does
@@ -378,13 +379,15 @@ class MasksConfig:
       `straight-through` or `hard-concrete`.
     target: `macs`, `params` or `channels` adds `target_weight` times what its
       expected share exceeds `target_share` by (ours).
-    target_share: share of the full network, above 0 and at most 1.
+    target_share: share of all gated input channels, or of their multiply-adds
+      or weights, above 0 and at most 1.
     target_weight: in nats per whole network.
     candidates: C, masks drawn from the learned rates and scored.
     batch: candidates between two checkpoints.
     threshold: also score the mask that drops a group iff p > 1/2 (ours).
     halving: 0 scores every candidate on all validation images; 2 and more
-      scores all on few, keeps one in so many, and multiplies the images (ours).
+      scores all on few, keeps one in so many, and multiplies the images, all
+      in one round whatever `batch` (ours).
   """
 
   rates: Literal["learned", "fixed"] = "learned"

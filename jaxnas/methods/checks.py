@@ -178,7 +178,12 @@ def check_mask_config(config: ExperimentConfig) -> None:
      "paths_in_flight", "evaluate_archs"),
   )  # fmt: skip
   refuse_foreign(config, "net", ("bn_affine", "bn_track", "remat"))
-  refuse_foreign(config, "score", ("engine", "race"))
+  refuse_foreign(config, "score", ("race",))
+  if config.score.engine == "routed":
+    raise UserError(
+      "score.engine is 'routed', which routes paths; for masks: auto, wavefront"
+      " or serial."
+    )
   refuse_foreign(config, "retrain", ("dropout",))
   refuse_foreign(config, "search")
   refuse_foreign(config, "ranking")

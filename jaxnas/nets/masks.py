@@ -8,7 +8,7 @@ kernel stays one and the masks become more batch.
 
 import dataclasses
 import functools
-from typing import Literal
+from collections.abc import Mapping
 
 import flax.linen as nn
 import flax.struct
@@ -22,15 +22,10 @@ from jaxnas.nets.kernels import dilated_conv
 from jaxnas.nets.layers import BatchNorm, Conv, DepthwiseConv
 from jaxnas.nets.mbconv import dtype_of
 from jaxnas.nets.paths import Tree, Variables
+from jaxnas.nets.relaxation import EPSILON, Relaxation, relaxed_keep
 from jaxnas.spaces import graph
 from jaxnas.spaces.graph import IMAGES, Graph
 from jaxnas.spaces.masks import MaskSpace
-
-Relaxation = Literal["concrete", "straight-through", "hard-concrete"]
-
-EPSILON = 1e-8  # inside logarithms (authors)
-# Ends to which the hard-concrete gate is stretched (1712.01312, recalled).
-STRETCH = (-0.1, 1.1)
 
 
 @flax.struct.dataclass
@@ -44,56 +39,6 @@ class Noise:
 
   key: jax.Array
   progress: jax.Array
-
-
-def relaxed_drop(
-  logits: jax.Array, r1: jax.Array, r2: jax.Array, tau: float
-) -> jax.Array:
-  """Relaxed Bernoulli: how far a channel is dropped, 0..1.
-
-  `sigmoid((logit(p) + log(-log r1) - log(-log r2)) / tau)` (authors; eq. 16 of
-  the paper with its sign repaired). The noise is Logistic(0, 1), so the value
-  exceeds 1/2 with probability p for every `tau`.
-
-  Args:
-    logits: `log(p / (1 - p))` of the drop rates.
-    r1: uniform in 0..1, of a shape that broadcasts against `logits`.
-    r2: the same, independent.
-    tau: temperature, above 0; towards 0 the value becomes 0 or 1.
-  """
-  noise = _gumbel(r1) - _gumbel(r2)
-  return jax.nn.sigmoid((logits - noise) / tau)
-
-
-def _gumbel(r: jax.Array) -> jax.Array:
-  return -jnp.log(-jnp.log(r + EPSILON) + EPSILON)
-
-
-def relaxed_keep(
-  logits: jax.Array,
-  r1: jax.Array,
-  r2: jax.Array,
-  tau: float,
-  relaxation: Relaxation = "concrete",
-) -> jax.Array:
-  """What multiplies a channel in training.
-
-  Args:
-    logits: of the drop rates.
-    r1: as in `relaxed_drop`.
-    r2: the same.
-    tau: temperature.
-    relaxation: `concrete` (authors); `straight-through` rounds it to 0 or 1
-      and keeps its gradient; `hard-concrete` stretches it and clips it, so that
-      exact zeros and ones occur (both recalled).
-  """
-  keep = 1 - relaxed_drop(logits, r1, r2, tau)
-  if relaxation == "concrete":
-    return keep
-  if relaxation == "hard-concrete":
-    low, high = STRETCH
-    return jnp.clip(keep * (high - low) + low, 0.0, 1.0)
-  return keep + jax.lax.stop_gradient((keep > 0.5) - keep)
 
 
 def pool(x: jax.Array, op: graph.Pool) -> jax.Array:
@@ -202,36 +147,76 @@ class MaskedNetwork(nn.Module):
         if inputs[0].ndim == 4 and gate.ndim == 2:
           gate = gate[:, None, None, :]
         inputs[0] = inputs[0] * gate
-      values[node.name] = self._apply(node, inputs, stored, noise, number)
+      values[node.name] = _apply(self, node, inputs, stored, noise, number)
     logits = values[self.graph.output]
     if noise is None or not self.graph.auxiliary:
       return logits
     return logits, values[self.graph.auxiliary]
 
-  def _apply(self, node, inputs, stored, noise, number):
-    op, x = node.op, inputs[0]
-    match op:
-      case graph.Conv() | graph.Depthwise():
-        return make_product(op, node.name)(x)
-      case graph.Norm():
-        return BatchNorm(self.net.bn_affine, name=node.name)(x, stored)
-      case graph.Relu():
-        return jax.nn.relu(x)
-      case graph.Pool():
-        return pool(x, op)
-      case graph.Add():
-        return functools.reduce(jnp.add, inputs)
-      case graph.Concat():
-        return jnp.concatenate(inputs, -1)
-      case graph.Shake():
-        return _shake(*inputs, _key(noise, number))
-      case graph.DropPath():
-        return _drop_path(x, op.rate, noise, number)
-      case graph.GlobalPool():
-        return x.mean((-3, -2))
-      case graph.Linear():
-        return Linear(self.graph.n_classes, name=node.name)(x)
-    raise TypeError(op)
+
+class MaskedSegment(nn.Module):
+  """Some successive nodes of a graph, with the masks inside their kernels.
+
+  Its variables are named as those of `MaskedNetwork`.
+
+  Attributes:
+    graph: the network as data.
+    nodes: names of the nodes, in order.
+    writes: whose outputs are returned.
+    net: numerics.
+  """
+
+  graph: Graph
+  nodes: tuple[str, ...]
+  writes: tuple[str, ...]
+  net: NetConfig = NetConfig()
+
+  @nn.compact
+  def __call__(
+    self, values: dict[str, jax.Array], stored: bool
+  ) -> dict[str, jax.Array]:
+    """Applies the nodes.
+
+    Args:
+      values: outputs of earlier nodes that these read, `[B, ...]` each.
+      stored: as in `MaskedNetwork`.
+
+    Returns:
+      The outputs named by `writes`.
+    """
+    values = dict(values)
+    for name in self.nodes:
+      node = self.graph[name]
+      inputs = [values[i] for i in node.inputs]
+      values[name] = _apply(self, node, inputs, stored, None, 0)
+    return {name: values[name] for name in self.writes}
+
+
+def _apply(module, node, inputs, stored, noise, number):
+  """Applies one node; modules are made in the scope of the caller's."""
+  op, x = node.op, inputs[0]
+  match op:
+    case graph.Conv() | graph.Depthwise():
+      return make_product(op, node.name)(x)
+    case graph.Norm():
+      return BatchNorm(module.net.bn_affine, name=node.name)(x, stored)
+    case graph.Relu():
+      return jax.nn.relu(x)
+    case graph.Pool():
+      return pool(x, op)
+    case graph.Add():
+      return functools.reduce(jnp.add, inputs)
+    case graph.Concat():
+      return jnp.concatenate(inputs, -1)
+    case graph.Shake():
+      return _shake(*inputs, _key(noise, number))
+    case graph.DropPath():
+      return _drop_path(x, op.rate, noise, number)
+    case graph.GlobalPool():
+      return x.mean((-3, -2))
+    case graph.Linear():
+      return Linear(module.graph.n_classes, name=node.name)(x)
+  raise TypeError(op)
 
 
 def _key(noise: Noise | None, number: int) -> jax.Array | None:
@@ -372,3 +357,24 @@ def group_squares(space: MaskSpace, params: Tree) -> jax.Array:
     jnp.concatenate(per_channel), space.group_of, len(space.groups),
     indices_are_sorted=True,
   )  # fmt: skip
+
+
+def folded(
+  variables: Variables, keep: jax.Array, gates: Mapping[str, slice]
+) -> Variables:
+  """Variables whose plain network is the masked one.
+
+  One small product for a mask instead of one for each image. Not for masks that
+  are vectorised: each would have kernels of its own.
+
+  Args:
+    variables: of `MaskedNetwork`.
+    keep: `float32[L]`, or a part of it.
+    gates: which of it gates the inputs of each node.
+  """
+  params = dict(variables.get("params", {}))
+  for name, gate in gates.items():
+    own = params[name]
+    leaf = "linear" if "linear" in own else "kernel"
+    params[name] = {**own, leaf: own[leaf] * keep[gate][:, None]}
+  return {**variables, "params": params}

@@ -157,30 +157,30 @@ class SharingEngine(Engine):
 
 
 def each_batch(
-  score: Callable[[jax.Array, jax.Array], Tree],
-  x: jax.Array,
-  y: jax.Array,
-  n: jax.Array,
+  score: Callable[[Tree, jax.Array], Tree], x: Tree, y: jax.Array, n: jax.Array
 ) -> Tree:
   """Maps a function over the first batches, in a program for any number.
 
   Args:
     score: of one batch, to arrays.
-    x: `[b, B, ...]`.
+    x: `[b, B, ...]`, or a tree of such arrays.
     y: `[b, B]`.
     n: `int32[]`, at most b.
 
   Returns:
     Arrays `[b, ...]`, zeros behind the first n.
   """
-  if len(x) == 1:
-    return jax.tree.map(lambda a: a[None], score(x[0], y[0]))
-  shapes = jax.eval_shape(score, x[0], y[0])
-  out = jax.tree.map(lambda s: jnp.zeros((len(x), *s.shape), s.dtype), shapes)
+
+  def batch(i):
+    return score(jax.tree.map(lambda a: a[i], x), y[i])
+
+  if len(y) == 1:
+    return jax.tree.map(lambda a: a[None], batch(0))
+  shapes = jax.eval_shape(batch, 0)
+  out = jax.tree.map(lambda s: jnp.zeros((len(y), *s.shape), s.dtype), shapes)
 
   def one(i, out):
-    found = score(x[i], y[i])
-    return jax.tree.map(lambda a, v: a.at[i].set(v), out, found)
+    return jax.tree.map(lambda a, v: a.at[i].set(v), out, batch(i))
 
   return jax.lax.fori_loop(0, n, one, out)
 

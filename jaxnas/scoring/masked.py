@@ -12,11 +12,13 @@ from jaxnas.config import ScoreConfig
 from jaxnas.data import Dataset
 from jaxnas.errors import UserError
 from jaxnas.nets import MaskedSupernet
+from jaxnas.nets.masks import folded
 from jaxnas.nets.mbconv import dtype_of
 from jaxnas.nets.paths import Variables
 from jaxnas.scoring.calibration import merge_stats
 from jaxnas.scoring.engine import each_batch
 from jaxnas.scoring.images import Images, calibration_split
+from jaxnas.scoring.mask_sharing import MaskTrie, saving
 from jaxnas.scoring.scorer import METRICS, check_score
 from jaxnas.sharding import Placement
 
@@ -45,6 +47,8 @@ class MaskForm:
 CACHE_BYTES = 8 * 2**20
 LOOPED_ON_CPU = 16
 VECTORISED_ELSEWHERE = 64
+# Multiply-adds that shared beginnings must save, as a ratio, to pay for calls.
+WORTH_SHARING = 1.2
 
 
 def default_form(image_bytes: int) -> MaskForm:
@@ -63,9 +67,10 @@ class MaskScorer:
 
   Masks are data: one compiled program serves every mask of every set. A call
   takes a chunk of them: in a loop (then they multiply kernels), vectorised
-  (then activations, and the kernels are read once for all), or both. Scores do
-  not depend on the chunk, on the order, or on who else is scored, up to
-  rounding.
+  (then activations, and the kernels are read once for all), or both. Where many
+  masks begin alike their beginning is computed once instead (`MaskTrie`).
+  Scores do not depend on the chunk, on the order, or on who else is scored, up
+  to rounding.
 
   Attributes:
     bn_mode: where batch-norm statistics come from; part of every score.
@@ -75,8 +80,10 @@ class MaskScorer:
   Args:
     supernet: the masked network.
     data: validation images are scored, training images calibrate.
-    config: mode, sizes and `max_live_bytes`, which bounds the activations of
-      the masks that are vectorised.
+    config: mode, sizes, `max_live_bytes`, which bounds the activations of the
+      masks that are vectorised and of shared beginnings, and the engine:
+      `wavefront` shares beginnings, `serial` does not, `auto` does on one CPU
+      device where that saves enough.
     placement: the masks of a call are spread over all devices of its mesh.
     form: default the fastest one for the device.
 
@@ -96,6 +103,7 @@ class MaskScorer:
     check_score(config, supernet.net)
     self.bn_mode, self.space = config.bn_mode, supernet.space
     self._supernet, self._placement = supernet, placement
+    given = form is not None
     form = form or default_form(self._image_bytes())
     self._batch_size = min(config.batch_size, len(data.validation))
     at_once = self._batch_size
@@ -112,10 +120,23 @@ class MaskScorer:
       min(form.vectorised, fitting), form.looped, self._images.mask.shape[1]
     )
     self._program = self._compile()
+    # Who names a form wants to see that form.
+    self._engine = "serial" if given else config.engine
+    self._trie = MaskTrie(
+      supernet, self.bn_mode, self._calibration.x, METRICS,
+      config.max_live_bytes,
+    )  # fmt: skip
     self._gather = jax.jit(
       lambda a, index: a.reshape(-1, *a.shape[2:])[index],
       out_shardings=placement.sharding("replicated"),
     )
+
+  def _shares(self, archs: np.ndarray) -> bool:
+    """Whether masks are sorted into a trie of prefixes."""
+    if self._engine != "auto":
+      return self._engine == "wavefront"
+    alone = jax.default_backend() == "cpu" and self._placement.n_devices == 1
+    return alone and saving(self._trie.segments, archs) > WORTH_SHARING
 
   @property
   def n_images(self) -> int:
@@ -170,7 +191,8 @@ class MaskScorer:
 
     def score(variables, calibration, x, y, n, keep):
       if vectorised == 1:
-        variables, keep = _folded(supernet, variables, keep), None
+        gates = supernet.space.graph.gates
+        variables, keep = folded(variables, keep, gates), None
       if bn_mode == "recalibrate":
         variables = calibrated(supernet, variables, keep, calibration)
 
@@ -191,7 +213,8 @@ class MaskScorer:
 
       # What fills up the last chunk is not computed where it is looped.
       groups = keeps.reshape(looped, vectorised, -1)
-      filled = real.reshape(looped, vectorised).any(1).sum()
+      real = real.reshape(looped, vectorised)
+      filled = real.any(1).sum()
       found = each_batch(some, groups, real, filled)
       return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), found)
 
@@ -206,6 +229,8 @@ class MaskScorer:
 
   def _run(self, variables, archs, x, y, n) -> dict[str, np.ndarray]:
     """Values `[m, n, B]` of masks `[m, L]` on the first n batches."""
+    if self._shares(archs):
+      return self._trie(variables, archs, x, y, n)
     devices = self._placement.n_devices
     per_device = self.form.vectorised * self.form.looped
     size = per_device * devices
@@ -288,22 +313,6 @@ class MaskScorer:
       name: a.reshape(len(archs), -1)[:, : len(images)]
       for name, a in found.items()
     }
-
-
-def _folded(
-  supernet: MaskedSupernet, variables: Variables, keep: jax.Array
-) -> Variables:
-  """Variables whose plain network is the masked one.
-
-  One small product for a mask instead of one for each image. Not for masks that
-  are vectorised: each would have kernels of its own.
-  """
-  params = dict(variables["params"])
-  for name, gate in supernet.space.graph.gates.items():
-    own = params[name]
-    leaf = "linear" if "linear" in own else "kernel"
-    params[name] = {**own, leaf: own[leaf] * keep[gate][:, None]}
-  return {**variables, "params": params}
 
 
 def calibrated(

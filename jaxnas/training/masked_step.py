@@ -90,11 +90,14 @@ def make_masked_step(
     grads, (loss, kl, hits, stats) = jax.grad(loss_of, has_aux=True)(
       state.params, state.batch_stats, x, y, keys[2], noise
     )
+    # Before the optimiser, so that no momentum of the delay is left.
+    learns = state.step >= delay
+    waiting = jax.tree.map(lambda g: learns * g, grads["drop"])
+    grads = {**grads, "drop": waiting}
     norm = optax.tree.norm(grads)
     grads = clip_gradient(grads, norm, config.optimizer.clip_norm)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    speed = jnp.where(state.step < delay, 0.0, masks.rate_speed)
-    faster = jax.tree.map(lambda u: speed * u, updates["drop"])
+    faster = jax.tree.map(lambda u: masks.rate_speed * u, updates["drop"])
     updates = {**updates, "drop": faster}
     new = state.replace(
       step=state.step + 1,

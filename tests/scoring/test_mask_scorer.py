@@ -116,7 +116,7 @@ def reference(mode):
 def scorer(form, mode="running", placement=None, **changes):
   config = dataclasses.replace(CONFIG, bn_mode=mode, **changes)
   placement = placement or make_placement()
-  return MaskScorer(SUPERNET, DATA, config, placement, FORMS[form])
+  return MaskScorer(SUPERNET, DATA, config, placement, FORMS.get(form))
 
 
 @functools.cache

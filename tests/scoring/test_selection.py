@@ -192,5 +192,4 @@ def test_equal_candidates_gain_nothing():
 def test_a_few_images_say_nothing(n_images):
   correct = np.array([[True] * n_images, [False] * n_images])
   gain = selection_curve(fold_hits(correct), n_images)["gain"]
-  assert gain["low"] < -0.4
-  assert gain["high"] >= 1
+  assert gain["high"] - gain["low"] >= 2  # all that an accuracy can be

@@ -315,6 +315,8 @@ def test_descent_comes_down_to_the_target(kind):
     ("examples", (-1.0, np.inf, np.nan)),
     ("entropy_weight", (-0.1, np.inf, np.nan)),
     ("target_weight", (-0.1, np.inf, np.nan)),
+    ("rate_speed", (-0.1, np.inf, np.nan)),
+    ("rate_delay", (-0.1, np.inf, np.nan)),
     ("candidates", (0, -3)),
     ("batch", (0, -3)),
     ("initial_rate", (0.0, 1.0, -0.1, np.nan)),
