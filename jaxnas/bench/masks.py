@@ -154,7 +154,9 @@ def bench_masks(options: MaskOptions) -> dict:
 
   Returns:
     JSON object: the options, `machine`, `groups` and `channels` of the space,
-    `kept_channels` (mean share over the masks); `scores` (how the arms
+    `kept_channels` (mean share over the masks); `beginnings` (whether the
+    default form computes those that masks have in common once, and the ratio of
+    multiply-adds without and with that); `scores` (how the arms
     compare); `serial` (the faster loop) and `together` (the default form), with
     their costs as in `bench score`; `ratio` and `total_ratio` (with
     compiling); `compilations_second_set`; and `forms`, one row for each arm:
@@ -222,6 +224,7 @@ def bench_masks(options: MaskOptions) -> dict:
     "groups": len(w.space.groups),
     "channels": w.space.n_layers,
     "kept_channels": float(archs.mean()),
+    "beginnings": arms["together"].sharing(archs),
     "scores": compared,
     "serial": {"timed": timed, **serial},
     "together": together,
@@ -253,6 +256,13 @@ class _Arm:
     self._scorer = MaskScorer(w.supernet, w.data, config, placement, form)
     self._variables = placement.put(w.variables)
 
+  def sharing(self, archs: np.ndarray) -> dict:
+    """Whether beginnings are shared, and the work that this would save."""
+    return {
+      "shared": self._scorer.shares(archs),
+      "work_ratio": self._scorer.saving(archs),
+    }
+
   @property
   def form(self) -> MaskForm:
     """How it computes, after memory had its say."""
@@ -271,6 +281,7 @@ def _arms(w: MaskWorkload, o: MaskOptions) -> dict[str, _Arm]:
   for chunk in o.chunks:
     form = MaskForm(vectorised=chunk, looped=1, tile=0)
     arms[f"{chunk} vectorised"] = _Arm(w, o, form)
+  arms["looped"] = _Arm(w, o, together.form)
   return {**arms, "together": together}
 
 

@@ -73,7 +73,7 @@ def _bench_score_text(result: dict) -> str:
 
 
 def _bench_masks_text(result: dict) -> str:
-  scores = result["scores"]
+  scores, shared = result["scores"], result["beginnings"]
   memory = [
     {"arm": arm, **_costs(result[arm])} for arm in ("serial", "together")
   ]
@@ -107,6 +107,13 @@ def _bench_masks_text(result: dict) -> str:
       f" {spread(result['ratio'])}, with compiling"
       f" {result['total_ratio']:.2f}; compiled for a second set:"
       f" {result['compilations_second_set']}",
+      "the default form "
+      + (
+        "computes common beginnings once"
+        if shared["shared"]
+        else "computes every mask whole"
+      )
+      + f" (work without / with sharing {shared['work_ratio']:.2f})\n"
       "masks vectorised at once, such groups looped in a call, images at once\n"
       + table(forms),
       table(memory),

@@ -131,12 +131,16 @@ class MaskScorer:
       out_shardings=placement.sharding("replicated"),
     )
 
-  def _shares(self, archs: np.ndarray) -> bool:
-    """Whether masks are sorted into a trie of prefixes."""
+  def shares(self, archs: np.ndarray) -> bool:
+    """Whether these masks would be sorted into a trie of prefixes."""
     if self._engine != "auto":
       return self._engine == "wavefront"
     alone = jax.default_backend() == "cpu" and self._placement.n_devices == 1
-    return alone and saving(self._trie.segments, archs) > WORTH_SHARING
+    return alone and self.saving(archs) > WORTH_SHARING
+
+  def saving(self, archs: np.ndarray) -> float:
+    """Multiply-adds of separate masks over those with shared beginnings."""
+    return saving(self._trie.segments, archs)
 
   @property
   def n_images(self) -> int:
@@ -229,7 +233,7 @@ class MaskScorer:
 
   def _run(self, variables, archs, x, y, n) -> dict[str, np.ndarray]:
     """Values `[m, n, B]` of masks `[m, L]` on the first n batches."""
-    if self._shares(archs):
+    if self.shares(archs):
       return self._trie(variables, archs, x, y, n)
     devices = self._placement.n_devices
     per_device = self.form.vectorised * self.form.looped

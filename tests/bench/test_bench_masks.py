@@ -31,7 +31,7 @@ def test_masks():
   assert result["channels"] == SPACE.n_layers
   assert 0.3 < result["kept_channels"] < 0.9
   scores = result["scores"]
-  assert (scores["compared"], scores["arms"]) == (3, 3)
+  assert (scores["compared"], scores["arms"]) == (3, 4)
   assert scores["largest_loss_difference"] < 1e-5
   assert scores["unequal_predictions"] == 0
   assert scores["agree"]
@@ -44,15 +44,17 @@ def test_masks():
   assert is_spread(result["ratio"])
   assert result["total_ratio"] > 0
   assert result["compilations_second_set"] == 0
-  serial, pairs, default = result["forms"]
+  serial, pairs, looped, default = result["forms"]
   # So few images that the default form takes whole batches as well.
   assert (serial["vectorised"], serial["looped"], serial["tile"]) == (1, 1, 4)
   assert (pairs["vectorised"], pairs["looped"], pairs["tile"]) == (2, 1, 4)
+  assert (looped["looped"], looped["role"]) == (default["looped"], "")
+  assert result["beginnings"]["work_ratio"] > 1  # the stem has no gate
   assert default["role"] == "default"
   assert default["ratio"] == result["ratio"]
   assert to_json(result)
   text = printing.text("bench", result)
-  for part in ("3 masks of 3 arms compared", "vectorised", "default", "ratio"):
+  for part in ("3 masks of 4 arms compared", "vectorised", "default", "ratio"):
     assert part in text
   assert "DISAGREE" not in text
 
@@ -61,14 +63,18 @@ def test_the_faster_serial_loop_is_compared_with(monkeypatch):
   monkeypatch.setattr(masked, "CACHE_BYTES", 1)  # two images at once
 
   def interleave(arms, repeats):
-    times = {"serial": 4.0, "serial, tiled": 3.0, "together": 1.0}
+    times = {
+      "serial": 4.0, "serial, tiled": 3.0, "looped": 2.0, "together": 1.0,
+    }  # fmt: skip
     return {name: [times[name]] * repeats for name in arms}
 
   monkeypatch.setattr(masks, "interleave", interleave)
   result = bench_masks(dataclasses.replace(OPTIONS, n=3, chunks=()))
-  whole, tiled, default = result["forms"]
-  assert [row["tile"] for row in result["forms"]] == [4, 2, 2]
-  assert [row["role"] for row in result["forms"]] == ["", "serial", "default"]
+  whole, tiled, _, default = result["forms"]
+  assert [row["tile"] for row in result["forms"]] == [4, 2, 2, 2]
+  assert [row["role"] for row in result["forms"]] == [
+    "", "serial", "", "default",
+  ]  # fmt: skip
   assert whole["ratio"]["median"] == 0.75
   assert tiled["ratio"]["median"] == 1
   assert default["ratio"]["median"] == result["ratio"]["median"] == 3
@@ -93,7 +99,7 @@ def test_other_batch_norm_modes(bn_mode):
   options = dataclasses.replace(OPTIONS, bn_mode=bn_mode, chunks=(), repeats=1)
   result = bench_masks(options)
   assert result["scores"]["agree"]
-  assert len(result["forms"]) == 2
+  assert len(result["forms"]) == 3
 
 
 @pytest.mark.parametrize("planted", [0.5, np.nan])
