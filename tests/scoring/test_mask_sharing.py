@@ -47,8 +47,13 @@ def test_shared_scores_are_those_of_masks_one_by_one(mode):
   )
 
 
-@pytest.mark.parametrize("name", [*graphs.SPACES, "supnet-e", "supnet-d121"])
-@pytest.mark.parametrize("mode", MODES)
+# The mode that does most on every graph; the others on the most branched one.
+@pytest.mark.parametrize(
+  ("name", "mode"),
+  [*((name, "recalibrate") for name in graphs.SPACES),
+   ("supnet-d121", "recalibrate"), ("cell", "running"), ("cell", "batch"),
+   ("supnet-e", "running")],
+)  # fmt: skip
 def test_every_graph_has_equal_scores(name, mode):
   small = {
     "supnet-e": {"filters": 4, "layers": 3, "image_size": 8},

@@ -430,3 +430,14 @@ def test_the_listing_says_how_many_masks_there_are():
   assert rows["supnet-m"]["archs"] == "2^11011"
   assert rows["supnet-small"]["presets"] == ["full"]
   json.dumps(rows)
+
+
+def test_the_example_of_an_own_network(repo):
+  path = str(repo / "docs" / "examples" / "my_masked_network.py")
+  space = get_space(path, width=4)
+  assert [g.node for g in space.groups] == [
+    "block0.conv3", "block0.conv5", "block1.conv3", "block1.conv5",
+    "classifier",
+  ]  # fmt: skip
+  assert all(g.channels == 4 for g in space.groups)
+  assert get_space(path, blocks=3).n_layers == 7 * 16
