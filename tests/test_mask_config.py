@@ -24,7 +24,7 @@ FOREIGN_TO_MASKS = [
   path
   for path in LEAVES
   if path in {
-    "latency", "retrain.dropout", "score.engine", "score.race",
+    "latency", "retrain.dropout", "score.race",
     "net.bn_affine", "net.bn_track", "net.remat", "train.sampler",
     "train.paths", "train.pad_unequal", "train.share_batch",
     "train.loss_reduce", "train.paths_in_flight", "train.evaluate_archs",
@@ -37,7 +37,7 @@ def test_the_lists_are_whole():
   assert len([p for p in FOREIGN_TO_MASKS if "." not in p]) == 1
   assert len([p for p in FOREIGN_TO_MASKS if p.startswith("train.")]) == 7
   assert len([p for p in FOREIGN_TO_MASKS if p.startswith("net.")]) == 3
-  assert len([p for p in FOREIGN_TO_MASKS if p.startswith("score.")]) == 2
+  assert len([p for p in FOREIGN_TO_MASKS if p.startswith("score.")]) == 1
   assert len([p for p in FOREIGN_TO_MASKS if p.startswith("search.")]) > 30
   assert len(FOREIGN_TO_PATHS) == len(dataclasses.fields(MASKS.masks)) > 15
 
@@ -45,6 +45,13 @@ def test_the_lists_are_whole():
 def test_defaults_are_accepted():
   check_mask_config(MASKS)
   check_path_config(PATHS)
+
+
+def test_masks_have_two_engines():
+  for engine in ("auto", "wavefront", "serial"):
+    check_mask_config(override(MASKS, [f"score.engine={engine}"]))
+  with pytest.raises(UserError, match="for masks: auto, wavefront or serial"):
+    check_mask_config(override(MASKS, ["score.engine=routed"]))
 
 
 def one_sentence(error):

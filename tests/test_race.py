@@ -10,6 +10,7 @@ import pytest
 from jaxnas import experiment
 from jaxnas.cli import main
 from jaxnas.config import load_config, override
+from jaxnas.experiment import paths
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -44,7 +45,7 @@ def untrained(monkeypatch):
     layer[name] = jax.tree.map(lambda a: a * np.nan, layer[name])
     return types.SimpleNamespace(variables=variables)
 
-  monkeypatch.setattr(experiment, "load_supernet", load)
+  monkeypatch.setattr(paths, "load_supernet", load)
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_the_order_of_images_follows_the_set_of_archs(
     seeds.append(order_seed)
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(experiment, "race_archs", spy)
+  monkeypatch.setattr(paths, "race_archs", spy)
   config = override(
     load_config(arguments[0]),
     [a for a in arguments if "=" in a and not a.startswith("--")],
