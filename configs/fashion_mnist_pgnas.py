@@ -2,11 +2,12 @@
 
     python -m jaxnas run configs/fashion_mnist_pgnas.py --workdir runs/fashion
 
-Data: the four idx files, by default where Debian's `dataset-fashion-mnist` puts
-them; else `--data idx:FOLDER`. 10,000 training images; with all of them
-(`--set data.limit=0`) the length scale grows in proportion, for N is ten times the
-training images. Test accuracy of the compact winner 0.828 to 0.853 over three
-seeds, with about half of 73,338 parameters; a few minutes on 2 CPU cores.
+Data: the four idx files, by default where Debian's `dataset-fashion-mnist`
+puts them; else `--data idx:FOLDER`. 10,000 training images; with all of them
+(`--set data.limit=0`) the length scale grows in proportion, for N is ten times
+the training images. Test accuracy of the compact winner 0.828 to 0.853 over
+three seeds, with about half of 73,338 parameters; a few minutes on 2 CPU
+cores.
 """
 
 import dataclasses
