@@ -303,7 +303,8 @@ class SearchConfig:
 
   Attributes:
     algorithm: `nsga2`, `evolution` (regularised), `segments` (with a
-      predictor) or `random`; `auto` is the method's own.
+      predictor) or `random`; for blocks `qlearning`, `reinforce`,
+      `differentiable`, `evolution` or `random`; `auto` is the method's own.
     population: archs kept from one generation to the next.
     generations: rounds after the first population.
     offspring: new archs of each round; 0 takes the population's size.
@@ -320,9 +321,10 @@ class SearchConfig:
     predictor: what `segments` predicts with.
   """
 
-  algorithm: Literal["auto", "nsga2", "evolution", "segments", "random"] = (
-    "auto"
-  )
+  algorithm: Literal[
+    "auto", "nsga2", "evolution", "segments", "random", "qlearning",
+    "reinforce", "differentiable",
+  ] = "auto"  # fmt: skip
   population: int = 70  # recalled, unverified
   generations: int = 200  # recalled, unverified
   offspring: int = 0
@@ -443,6 +445,108 @@ class RetrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExpertConfig:
+  """What an expert's topology teaches: inverse reinforcement learning (ours).
+
+  That features are linear and their reward is learned from a hand-designed
+  network is the paper's (arXiv 1812.05285); how is not known. This is standard
+  apprenticeship learning (Abbeel and Ng 2004) on BlockQNN's decisions.
+
+  Attributes:
+    blocks: experts by name (`spaces.EXPERTS`) or as text.
+    features: of a layer: `onehot` (type, kernel, relative offsets of what it
+      reads), `code` (the raw code scaled to 0..1), or `topology` (convolutions
+      merged, kernels dropped, degrees added).
+    offsets: D, the largest relative offset with a feature of its own.
+    discount: of the feature counts; 1 divides by the number of layers.
+    solver: `projection`; `max-margin`, a quadratic programme with slack; or
+      `max-entropy` over a fixed pool of random blocks.
+    slack: price C of a violated margin in `max-margin`.
+    iterations: times that weights are solved for and a policy is learned.
+    epsilon: largest margin (or gap) at which that stops.
+    rounds: rounds of Q-learning of each policy, on the learned reward alone.
+    samples: blocks that estimate a policy's feature counts, and that random
+      blocks are represented by.
+  """
+
+  blocks: tuple[str, ...] = ("resnext-2",)
+  features: Literal["onehot", "code", "topology"] = "onehot"
+  offsets: int = 4
+  discount: float = 1.0
+  solver: Literal["projection", "max-margin", "max-entropy"] = "projection"
+  slack: float = 10.0
+  iterations: int = 10
+  epsilon: float = 1e-3
+  rounds: int = 60
+  samples: int = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class BlocksConfig:
+  """The search for a block that is stacked (IRLAS on BlockQNN).
+
+  A block's reward is its accuracy plus `guidance` times the mirror stimuli
+  function F, scaled to 0..1, minus penalties.
+
+  Attributes:
+    block: train this block, text or preset, without any search.
+    evaluation: where accuracies come from: `interpreter`, a supernet that runs
+      any block with shared weights (ours, not what BlockQNN did); `children`,
+      a short training of each block's own network (BlockQNN); or `table`.
+    table: CSV file with the columns `arch` and `accuracy`, of `table`.
+    guidance: lambda; 0 is BlockQNN.
+    compare: further values of lambda that are searched with, for comparison.
+    flops_penalty: mu of `- mu log(FLOPs)`, for accuracies in percent (recalled
+      as 1; the authors of a reimplementation found it too strict, so 0).
+    density_penalty: rho of `- rho log(edges / nodes)` (recalled as 8).
+    rounds: iterations of Q-learning; BlockQNN's 178 have the epsilons 1, 0.9,
+      ..., 0.1 for 95, 7, 7, 7, 10, 10, 10, 10, 10, 12, others in proportion.
+    per_round: blocks drawn in each (recalled).
+    replay: updates after each, from remembered blocks.
+    learning_rate: alpha of Q-learning.
+    discount: gamma of Q-learning.
+    initial_q: value of what was never tried.
+    shaped: spread the reward evenly over the layers, r_T / T each, instead of
+      giving it at the end.
+    policy_learning_rate: of `search.algorithm=reinforce` and of the operation
+      and edge probabilities of `differentiable` (ours).
+    latency_blocks: random blocks of equal accuracy that the chosen one's
+      latency is measured beside; 0 measures none.
+    child: training of `evaluation=children`.
+  """
+
+  block: str = ""
+  evaluation: Literal["interpreter", "children", "table"] = "interpreter"
+  table: str = ""
+  guidance: float = 0.3
+  compare: tuple[float, ...] = ()
+  flops_penalty: float = 0.0
+  density_penalty: float = 0.0
+  rounds: int = 178
+  per_round: int = 64  # recalled, unverified
+  replay: int = 64
+  learning_rate: float = 0.01
+  discount: float = 1.0
+  initial_q: float = 0.5
+  shaped: bool = True
+  policy_learning_rate: float = 0.05
+  latency_blocks: int = 5
+  child: RetrainConfig = RetrainConfig(
+    epochs=12,
+    batch_size=256,
+    label_smoothing=0.0,
+    optimizer=OptimizerConfig(
+      name="adamw",
+      learning_rate=0.001,
+      weight_decay=0.0,
+      schedule="drops",
+      drop_epochs=(5, 10),
+      drop_factor=5.0,
+    ),  # fmt: skip
+  )
+
+
+@dataclasses.dataclass(frozen=True)
 class RankingConfig:
   """Rank correlation of supernet and stand-alone accuracies.
 
@@ -500,6 +604,8 @@ class ExperimentConfig:
   score: ScoreConfig = ScoreConfig()
   search: SearchConfig = SearchConfig()
   masks: MasksConfig = MasksConfig()
+  expert: ExpertConfig = ExpertConfig()
+  blocks: BlocksConfig = BlocksConfig()
   retrain: RetrainConfig = RetrainConfig()
   ranking: RankingConfig = RankingConfig()
   mesh: MeshConfig = MeshConfig()

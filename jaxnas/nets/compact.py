@@ -16,8 +16,8 @@ import numpy as np
 
 from jaxnas.config import NetConfig
 from jaxnas.nets import initial
-from jaxnas.nets.layers import BatchNorm
-from jaxnas.nets.masks import Linear, make_product, pool
+from jaxnas.nets.graphs import Linear, make_product, pool
+from jaxnas.nets.layers import EPSILON, BatchNorm
 from jaxnas.nets.mbconv import dtype_of
 from jaxnas.nets.paths import Tree, Variables
 from jaxnas.spaces import graph as ops
@@ -310,7 +310,7 @@ def _constant_part(
       y = x @ params["linear"] + params["bias"]
     case ops.Norm():
       scale = params.get("scale", 1) / np.sqrt(
-        stats["var"] + np.float32(BatchNorm.epsilon)
+        stats["var"] + np.float32(EPSILON)
       )
       y = (x - stats["mean"]) * scale + params.get("bias", 0)
     case ops.Relu():

@@ -23,11 +23,12 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class Conv(nn.Module):
-  """Dense k x k convolution without bias, padding k // 2."""
+  """Dense k x k convolution, padding k // 2."""
 
   features: int
   kernel: int = 1
   stride: int = 1
+  bias: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -37,10 +38,15 @@ class Conv(nn.Module):
       weights = self.param("kernel", initial.kernel, (cin, self.features))
       if self.stride > 1:
         x = x[..., :: self.stride, :: self.stride, :]
-      return x @ weights.astype(x.dtype)
-    shape = (k, k, cin, self.features)
-    weights = self.param("kernel", initial.kernel, shape)
-    return dense_conv(x, weights.astype(x.dtype), self.stride)
+      y = x @ weights.astype(x.dtype)
+    else:
+      shape = (k, k, cin, self.features)
+      weights = self.param("kernel", initial.kernel, shape)
+      y = dense_conv(x, weights.astype(x.dtype), self.stride)
+    if self.bias:
+      bias = self.param("bias", initial.zeros, (self.features,))
+      y = y + bias.astype(y.dtype)
+    return y
 
 
 class DepthwiseConv(nn.Module):
@@ -57,6 +63,30 @@ class DepthwiseConv(nn.Module):
     return depthwise_conv(x, weights.astype(x.dtype), self.stride)
 
 
+EPSILON = 1e-5  # added to the variance of batch norm
+
+
+def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Mean and variance over B, H and W of `[..., B, H, W, C]`: `[..., C]`."""
+  wide = x.astype(jnp.float32)
+  mean = wide.mean((-4, -3, -2))
+  var = jnp.square(wide).mean((-4, -3, -2)) - jnp.square(mean)
+  return mean, jnp.maximum(var, 0.0)  # rounding may leave a tiny negative
+
+
+def standardize(
+  x: jax.Array,
+  mean: jax.Array,
+  var: jax.Array,
+  gamma: jax.Array | float,
+  beta: jax.Array | float,
+) -> jax.Array:
+  """Batch norm of x with given statistics, scale and shift."""
+  scale = jax.lax.rsqrt(var + EPSILON)
+  shift = -mean * scale
+  return (x * (scale * gamma) + (shift * gamma + beta)).astype(x.dtype)
+
+
 class BatchNorm(nn.Module):
   """Batch norm that either uses stored statistics or measures and emits them.
 
@@ -67,11 +97,9 @@ class BatchNorm(nn.Module):
 
   Attributes:
     affine: whether there are scale and shift.
-    epsilon: added to the variance.
   """
 
   affine: bool = True
-  epsilon: float = 1e-5
 
   @nn.compact
   def __call__(self, x: jax.Array, stored: bool) -> jax.Array:
@@ -87,22 +115,17 @@ class BatchNorm(nn.Module):
     if stored:
       mean, var = mean_var.value, var_var.value
     else:
-      wide = x.astype(jnp.float32)
-      mean = wide.mean((-4, -3, -2))
-      var = jnp.square(wide).mean((-4, -3, -2)) - jnp.square(mean)
-      var = jnp.maximum(var, 0.0)  # rounding may leave a tiny negative
+      mean, var = moments(x)
       if (
         self.is_mutable_collection("batch_stats") and not self.is_initializing()
       ):
         mean_var.value, var_var.value = mean, var
       mean, var = (s[..., None, None, None, :] for s in (mean, var))
-    scale = jax.lax.rsqrt(var + self.epsilon)
-    shift = -mean * scale
+    gamma, beta = 1.0, 0.0
     if self.affine:
       gamma = self.param("scale", initial.ones, (channels,))
       beta = self.param("bias", initial.zeros, (channels,))
-      scale, shift = scale * gamma, shift * gamma + beta
-    return (x * scale + shift).astype(x.dtype)
+    return standardize(x, mean, var, gamma, beta)
 
 
 class BiasedPointwise(nn.Module):

@@ -11,95 +11,18 @@ import functools
 from collections.abc import Mapping
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.config import NetConfig
 from jaxnas.nets import initial
-from jaxnas.nets.kernels import dilated_conv
-from jaxnas.nets.layers import BatchNorm, Conv, DepthwiseConv
+from jaxnas.nets.graphs import Noise, apply_node
 from jaxnas.nets.mbconv import dtype_of
 from jaxnas.nets.paths import Tree, Variables
-from jaxnas.nets.relaxation import EPSILON, Relaxation, relaxed_keep
-from jaxnas.spaces import graph
+from jaxnas.nets.relaxation import Relaxation, relaxed_keep
 from jaxnas.spaces.graph import IMAGES, Graph
 from jaxnas.spaces.masks import MaskSpace
-
-
-@flax.struct.dataclass
-class Noise:
-  """What is random in training besides the masks.
-
-  Attributes:
-    key: PRNG key.
-    progress: share of the training that is done, 0 to 1; scales drop-path.
-  """
-
-  key: jax.Array
-  progress: jax.Array
-
-
-def pool(x: jax.Array, op: graph.Pool) -> jax.Array:
-  """Mean or maximum over windows of `[..., B, H, W, C]`, padding left out."""
-  lead, (h, w, c) = x.shape[:-3], x.shape[-3:]
-  if op.offset:
-    o = op.offset
-    x = jnp.pad(
-      x[..., o:, o:, :], [(0, 0)] * len(lead) + [(0, o)] * 2 + [(0, 0)]
-    )
-  if op.kernel == 1:
-    return x[..., :: op.stride, :: op.stride, :]
-  window, strides = (op.kernel, op.kernel), (op.stride, op.stride)
-  padding = [((op.kernel - 1) // 2,) * 2] * 2
-  x = x.reshape(-1, h, w, c)
-  if op.kind == "max":
-    y = nn.max_pool(x, window, strides, padding)
-  else:
-    y = nn.avg_pool(x, window, strides, padding, count_include_pad=False)
-  return y.reshape(*lead, *y.shape[1:])
-
-
-class DilatedConv(nn.Module):
-  """Dense k x k convolution with holes, without bias."""
-
-  features: int
-  kernel: int
-  stride: int
-  dilation: int
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """`[..., H, W, C]` to `[..., H / stride, W / stride, features]`."""
-    shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-    weights = self.param("kernel", initial.kernel, shape)
-    return dilated_conv(x, weights.astype(x.dtype), self.stride, self.dilation)
-
-
-class Linear(nn.Module):
-  """Classifier with bias, in float32."""
-
-  n_classes: int
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """`[..., C]` to logits `float32[..., n_classes]`."""
-    shape = (x.shape[-1], self.n_classes)
-    kernel = self.param("linear", initial.linear, shape)
-    bias = self.param("bias", initial.zeros, (self.n_classes,))
-    return x.astype(jnp.float32) @ kernel + bias
-
-
-def make_product(op: graph.GraphOp, name: str) -> nn.Module:
-  """The module of a convolution."""
-  if isinstance(op, graph.Depthwise):
-    return DepthwiseConv(op.kernel, op.stride, name=name)
-  if op.dilation > 1:
-    return DilatedConv(
-      op.features, op.kernel, op.stride, op.dilation, name=name
-    )
-  return Conv(op.features, op.kernel, op.stride, name=name)
 
 
 class MaskedNetwork(nn.Module):
@@ -147,7 +70,7 @@ class MaskedNetwork(nn.Module):
         if inputs[0].ndim == 4 and gate.ndim == 2:
           gate = gate[:, None, None, :]
         inputs[0] = inputs[0] * gate
-      values[node.name] = _apply(self, node, inputs, stored, noise, number)
+      values[node.name] = apply_node(self, node, inputs, stored, noise, number)
     logits = values[self.graph.output]
     if noise is None or not self.graph.auxiliary:
       return logits
@@ -188,64 +111,8 @@ class MaskedSegment(nn.Module):
     for name in self.nodes:
       node = self.graph[name]
       inputs = [values[i] for i in node.inputs]
-      values[name] = _apply(self, node, inputs, stored, None, 0)
+      values[name] = apply_node(self, node, inputs, stored, None, 0)
     return {name: values[name] for name in self.writes}
-
-
-def _apply(module, node, inputs, stored, noise, number):
-  """Applies one node; modules are made in the scope of the caller's."""
-  op, x = node.op, inputs[0]
-  match op:
-    case graph.Conv() | graph.Depthwise():
-      return make_product(op, node.name)(x)
-    case graph.Norm():
-      return BatchNorm(module.net.bn_affine, name=node.name)(x, stored)
-    case graph.Relu():
-      return jax.nn.relu(x)
-    case graph.Pool():
-      return pool(x, op)
-    case graph.Add():
-      return functools.reduce(jnp.add, inputs)
-    case graph.Concat():
-      return jnp.concatenate(inputs, -1)
-    case graph.Shake():
-      return _shake(*inputs, _key(noise, number))
-    case graph.DropPath():
-      return _drop_path(x, op.rate, noise, number)
-    case graph.GlobalPool():
-      return x.mean((-3, -2))
-    case graph.Linear():
-      return Linear(module.graph.n_classes, name=node.name)(x)
-  raise TypeError(op)
-
-
-def _key(noise: Noise | None, number: int) -> jax.Array | None:
-  return None if noise is None else jax.random.fold_in(noise.key, number)
-
-
-def _shake(a: jax.Array, b: jax.Array, key: jax.Array | None) -> jax.Array:
-  """Random share of `a` for each image, another one for the gradient.
-
-  A share is u1 / (u1 + u2) of two uniforms (authors), which lies nearer to 1/2
-  than the uniform one of the shake-shake paper.
-  """
-  if key is None:
-    return 0.5 * (a + b)
-  u = jax.random.uniform(key, (2, 2, a.shape[0], 1, 1, 1), a.dtype)
-  forward, backward = u[0] / (u.sum(0) + EPSILON)
-  y = backward * a + (1 - backward) * b
-  # The value is the forward share's, the derivative the backward share's.
-  return y + jax.lax.stop_gradient(forward * a + (1 - forward) * b - y)
-
-
-def _drop_path(
-  x: jax.Array, rate: float, noise: Noise | None, number: int
-) -> jax.Array:
-  if noise is None:
-    return x
-  keep = (1 - rate * noise.progress).astype(x.dtype)
-  u = jax.random.uniform(_key(noise, number), (x.shape[0], 1, 1, 1), x.dtype)
-  return x * (u < keep) / keep
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Scoring: supernet metrics of archs, plain networks, ranking statistics."""
 
+from jaxnas.scoring.blocks import BlockScorer
 from jaxnas.scoring.calibration import merge_stats, recalibrated
 from jaxnas.scoring.halving import Halving, halve
 from jaxnas.scoring.images import Images, calibration_split
@@ -16,7 +17,8 @@ from jaxnas.scoring.scorer import (
 from jaxnas.scoring.selection import fold_hits, selection_curve
 
 __all__ = [
-  "FleetEvaluator", "Halving", "Images", "MaskForm", "MaskScorer",
+  "BlockScorer", "FleetEvaluator", "Halving", "Images", "MaskForm",
+  "MaskScorer",
   "NetworkEvaluator", "Race", "Scorer", "calibrated", "calibration_split",
   "check_score", "compare_rankings", "evenly_spaced", "fold_hits", "halve",
   "merge_stats", "race", "race_archs", "recalibrated", "selection_curve",

@@ -6,11 +6,20 @@ from pathlib import Path
 from jaxnas.config import load_function
 from jaxnas.errors import UserError, unknown
 from jaxnas.spaces.base import Layer, Space
+from jaxnas.spaces.block_graphs import block_graph
+from jaxnas.spaces.blocks import BlockSpace
 from jaxnas.spaces.densenet import supnet_d121
 from jaxnas.spaces.digits import digits
 from jaxnas.spaces.enas import supnet_e, supnet_ei
+from jaxnas.spaces.experts import EXPERTS, expert
 from jaxnas.spaces.fairnas import fairnas, fairnas_cifar
 from jaxnas.spaces.graph import Graph
+from jaxnas.spaces.irlas import (
+  blocks_cifar,
+  blocks_digits,
+  blocks_imagenet,
+  irlas_mobile,
+)
 from jaxnas.spaces.listed import ListedSpace
 from jaxnas.spaces.masks import MaskSpace
 from jaxnas.spaces.mini import supnet_small
@@ -35,10 +44,18 @@ SUPERNETS: dict[str, Callable[..., MaskSpace]] = {
   "supnet-r50": supnet_r50,
   "supnet-d121": supnet_d121,
 }
-SPACES: dict[str, Callable[..., Space | MaskSpace]] = {**CHAINS, **SUPERNETS}
+# Blocks that are searched and stacked.
+BLOCKS: dict[str, Callable[..., BlockSpace]] = {
+  "blocks-digits": blocks_digits,
+  "blocks-cifar": blocks_cifar,
+  "blocks-imagenet": blocks_imagenet,
+  "irlas-mobile": irlas_mobile,
+}
+AnySpace = Space | MaskSpace | BlockSpace
+SPACES: dict[str, Callable[..., AnySpace]] = {**CHAINS, **SUPERNETS, **BLOCKS}
 
 
-def get_space(name: str, **options) -> Space | MaskSpace:
+def get_space(name: str, **options) -> AnySpace:
   """Returns a space by name.
 
   Args:
@@ -62,15 +79,16 @@ def get_space(name: str, **options) -> Space | MaskSpace:
   except Exception as error:  # a user's file may fail in any way
     reason = " ".join(str(error).split())
     raise UserError(f"space {name!r}: {reason}.") from error
-  if not isinstance(space, Space | MaskSpace):
+  if not isinstance(space, AnySpace):
     raise UserError(
-      f"get_space of {name} returns {type(space).__name__}, not Space or"
-      " MaskSpace."
+      f"get_space of {name} returns {type(space).__name__}, not Space,"
+      " MaskSpace or BlockSpace."
     )
   return space
 
 
 __all__ = [
-  "CHAINS", "SPACES", "SUPERNETS", "Conv", "Graph", "Identity", "Layer",
-  "ListedSpace", "MBConv", "MaskSpace", "Op", "Shape", "Space", "get_space",
+  "BLOCKS", "CHAINS", "EXPERTS", "SPACES", "SUPERNETS", "AnySpace",
+  "BlockSpace", "Conv", "Graph", "Identity", "Layer", "ListedSpace", "MBConv",
+  "MaskSpace", "Op", "Shape", "Space", "block_graph", "expert", "get_space",
 ]  # fmt: skip

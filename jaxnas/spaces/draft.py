@@ -67,16 +67,18 @@ class Draft:
       "classifier", Linear(gate), self.add("pool", GlobalPool(), x)
     )
 
-  def space(
+  def graph(
     self, name: str, image_size: int, n_classes: int, image_channels: int,
     auxiliary: str = "",
-  ) -> MaskSpace:  # fmt: skip
-    """The masks of the graph that all nodes so far make.
+  ) -> Graph:  # fmt: skip
+    """The graph that all nodes so far make."""
+    nodes = tuple(self.nodes)
+    return Graph(name, image_size, image_channels, n_classes, nodes, auxiliary)
+
+  def space(self, *fields, **more) -> MaskSpace:
+    """The masks of that graph; arguments as of `graph`.
 
     Raises:
       UserError: naming the node, where outputs do not fit together.
     """
-    nodes = tuple(self.nodes)
-    return MaskSpace(
-      Graph(name, image_size, image_channels, n_classes, nodes, auxiliary)
-    )
+    return MaskSpace(self.graph(*fields, **more))

@@ -20,13 +20,17 @@ Gate = Literal["one", "sources", "none"]
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
-  """Dense convolution without bias, padded to keep the size at stride 1."""
+  """Dense convolution, padded to keep the size at stride 1.
+
+  Behind a global pooling, with kernel 1, it is a fully connected layer.
+  """
 
   features: int
   kernel: int = 1
   stride: int = 1
   dilation: int = 1
   gate: Gate = "one"
+  bias: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +100,17 @@ class DropPath:
 
 
 @dataclasses.dataclass(frozen=True)
+class Dropout:
+  """Drops single values in training, and rescales the others.
+
+  Attributes:
+    rate: probability, 0 to below 1.
+  """
+
+  rate: float
+
+
+@dataclasses.dataclass(frozen=True)
 class GlobalPool:
   """Mean over all positions."""
 
@@ -109,7 +124,7 @@ class Linear:
 
 GraphOp = (
   Conv | Depthwise | Norm | Relu | Pool | Add | Shake | Concat | DropPath
-  | GlobalPool | Linear
+  | Dropout | GlobalPool | Linear
 )  # fmt: skip
 GRAPH_OPS = {op.__name__: op for op in typing.get_args(GraphOp)}
 IMAGES = "images"
@@ -293,7 +308,8 @@ class Graph:
     node = self[name]
     if isinstance(node.op, Concat):
       return [s for i in node.inputs for s in self.sources(i)]
-    if isinstance(node.op, Norm | Relu | Pool | GlobalPool | DropPath):
+    one_by_one = Norm | Relu | Pool | GlobalPool | DropPath | Dropout
+    if isinstance(node.op, one_by_one):
       return self.sources(node.inputs[0])
     return [(name, self.shapes[name].channels)]
 

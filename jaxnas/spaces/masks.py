@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxnas import arch as arch_lib
 from jaxnas.errors import UserError
-from jaxnas.spaces.graph import Graph, Group
+from jaxnas.spaces.graph import Dropout, Graph, Group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,13 @@ class MaskSpace:
   def __post_init__(self) -> None:
     if not self.graph.groups:
       raise UserError(f"graph {self.graph.name!r} has no gated channels.")
+    for node in self.graph.nodes:
+      # What a mask leaves would be constants of a kind that is not handled.
+      if getattr(node.op, "bias", False) or isinstance(node.op, Dropout):
+        raise UserError(
+          f"graph {self.graph.name!r}, node {node.name!r}: a network whose"
+          " channels are masked has no biased convolutions and no dropout."
+        )
 
   @property
   def name(self) -> str:

@@ -1,5 +1,6 @@
 """Training: path samplers, optimisers, jitted steps, the loop."""
 
+from jaxnas.training.block_step import block_groups, make_block_step
 from jaxnas.training.loop import Schedule, fit
 from jaxnas.training.masked_step import (
   make_masked_step,
@@ -26,7 +27,8 @@ from jaxnas.training.variational import check_masks
 
 __all__ = [
   "Feed", "PathSampler", "Schedule", "TrainState",
-  "check_masks", "fit", "held_uniform", "init_state", "make_fleet_step",
+  "block_groups", "check_masks", "fit", "held_uniform", "init_state",
+  "make_block_step", "make_fleet_step",
   "make_masked_step", "make_network_step", "make_optimizer", "make_sampler",
   "make_schedule", "make_supernet_step", "node_names", "paths_in_flight",
   "strict_fair",

@@ -14,11 +14,9 @@ from tiny import close, images, same, shaken
 
 from jaxnas.config import NetConfig
 from jaxnas.nets import MaskedNetwork, MaskedSupernet, Noise, drop_rates
+from jaxnas.nets.graphs import pool
 from jaxnas.nets.kernels import dilated_conv
-from jaxnas.nets.masks import (
-  group_squares,
-  pool,
-)  # fmt: skip
+from jaxnas.nets.masks import group_squares
 from jaxnas.nets.relaxation import STRETCH, relaxed_drop, relaxed_keep
 from jaxnas.spaces.draft import Draft
 from jaxnas.spaces.graph import (
