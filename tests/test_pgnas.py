@@ -199,7 +199,7 @@ def test_the_test_split_is_read_once(config, copy, monkeypatch):
   def never(*_):
     raise AssertionError("the test split was read again")
 
-  monkeypatch.setattr("jaxnas.experiment.masks.NetworkEvaluator", never)
+  monkeypatch.setattr("jaxnas.methods.networks.NetworkEvaluator", never)
   out = make_experiment(config, copy).retrain()
   assert out["test_accuracy"] == read(copy, "retrain.json")["test_accuracy"]
 

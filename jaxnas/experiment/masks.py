@@ -13,13 +13,15 @@ from jaxnas.errors import UserError
 from jaxnas.experiment.base import Experiment
 from jaxnas.methods import (
   MaskSetup,
-  check_compact,
+  check_network,
   compact_winner,
+  judge_winner,
   load_masked,
   make_mask_setup,
   mask_objective,
   mask_sizes,
   masked_batches,
+  origin_of,
   posterior,
   select_mask,
   train_masked,
@@ -28,7 +30,7 @@ from jaxnas.methods import (
   write_posterior,
 )
 from jaxnas.nets import export_network
-from jaxnas.scoring import NetworkEvaluator, selection_curve
+from jaxnas.scoring import selection_curve
 from jaxnas.writer import read_json, write_csv, write_json
 
 log = logging.getLogger("jaxnas")
@@ -115,7 +117,7 @@ class MaskExperiment(Experiment):
     for each in (result, *result["front"]):
       each["macs"], each["params"] = int(each["macs"]), int(each["params"])
     network, compacted = compact_winner(setup, variables, winner)
-    check_compact(setup, network, compacted, result["accuracy"])
+    check_network(setup, network, compacted, result["accuracy"])
     write_posterior(setup, variables, winner)
     self._write_selection(archive, metrics)
     write_json(self.workdir / "search.json", result)
@@ -144,22 +146,11 @@ class MaskExperiment(Experiment):
     if path.is_file() and (done := read_json(path))["arch"] == text:
       self._record("retrain", seconds)  # the test split is read once only
       return {"stage": "retrain", **done}
-    accuracy = {}
-    for name, split in (
-      ("standalone", setup.data.validation),
-      ("test", setup.data.test),
-    ):
-      judge = NetworkEvaluator(
-        network, setup.data, split, self.config.score.batch_size,
-        setup.placement,
-      )  # fmt: skip
-      accuracy[f"{name}_accuracy"] = judge(variables)["accuracy"]
-    config = self.config.retrain
-    origin = "inherited" if config.inherit else "scratch"
-    if not config.epochs:
-      origin = "not retrained"
-      del accuracy["standalone_accuracy"]  # it is the supernet accuracy
-    result = {"arch": text, "retrained_from": origin, **accuracy}
+    result = {
+      "arch": text,
+      "retrained_from": origin_of(self.config.retrain),
+      **judge_winner(setup, network, variables),
+    }
     write_json(path, result)
     self._record("retrain", seconds)
     return {"stage": "retrain", **result}
@@ -181,7 +172,7 @@ class MaskExperiment(Experiment):
       variables = load_masked(setup).variables
       network, variables = compact_winner(setup, variables, winner)
       searched = read_json(self.workdir / "search.json")["accuracy"]
-      check_compact(setup, network, variables, searched)
+      check_network(setup, network, variables, searched)
     elif not (self.workdir / "retrain.json").is_file():
       raise self._missing("retrained network", "retrain")
     else:

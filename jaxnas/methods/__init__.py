@@ -2,8 +2,9 @@
 
 from jaxnas.config import ExperimentConfig
 from jaxnas.errors import unknown
-from jaxnas.methods import fairnas, gcn, pgnas, spos
+from jaxnas.methods import fairnas, gcn, irlas, pgnas, spos
 from jaxnas.methods.base import (
+  BlockMethod,
   MaskMethod,
   Method,
   PathMethod,
@@ -16,10 +17,31 @@ from jaxnas.methods.base import (
   train_supernet,
   write_fairness,
 )
-from jaxnas.methods.compact_winner import (
-  check_compact,
-  compact_winner,
-  tune_winner,
+from jaxnas.methods.block_objective import (
+  block_objective,
+  expert_guide,
+  experts,
+  read_table,
+)
+from jaxnas.methods.block_search import (
+  best_blocks,
+  best_first,
+  block_searcher,
+  equal_blocks,
+  guidance_row,
+  guidances,
+  search_blocks,
+  write_blocks,
+)
+from jaxnas.methods.checks import uses_interpreter
+from jaxnas.methods.compact_winner import compact_winner, tune_winner
+from jaxnas.methods.interpreter import (
+  block_batches,
+  block_network,
+  inherited_block,
+  load_interpreter,
+  random_blocks,
+  train_interpreter,
 )
 from jaxnas.methods.lookup import (
   answer,
@@ -39,15 +61,26 @@ from jaxnas.methods.masked import (
   winning_mask,
   write_posterior,
 )
+from jaxnas.methods.networks import (
+  check_network,
+  child_accuracy,
+  fresh_network,
+  judge_winner,
+  network_batches,
+  origin_of,
+  train_network,
+)
 from jaxnas.methods.ranking import (
   ranking_archs,
   read_truth,
   standalone_accuracies,
 )
 from jaxnas.methods.setup import (
+  BlockSetup,
   MaskSetup,
   PathSetup,
   Setup,
+  make_block_setup,
   make_mask_setup,
   make_setup,
   make_space,
@@ -55,7 +88,8 @@ from jaxnas.methods.setup import (
 from jaxnas.methods.winner import check_inherited, inherited, train_winner
 
 METHODS: dict[str, Method] = {
-  m.name: m for m in (fairnas.METHOD, spos.METHOD, gcn.METHOD, pgnas.METHOD)
+  m.name: m
+  for m in (fairnas.METHOD, spos.METHOD, gcn.METHOD, pgnas.METHOD, irlas.METHOD)
 }
 
 
@@ -80,15 +114,21 @@ def answers_budgets(config: ExperimentConfig) -> bool:
 
 
 __all__ = [
-  "METHODS", "MaskMethod", "MaskSetup", "Method", "PathMethod", "PathSetup",
-  "Setup", "answer", "answers_budgets", "check_compact",
-  "check_inherited", "compact_winner", "evidence", "fitted_accuracies",
-  "fleet_batches", "get_method", "inherited",
-  "load_masked", "load_supernet", "make_mask_setup", "make_setup",
-  "make_space", "mask_objective", "mask_sizes", "masked_batches", "posterior",
-  "ranking_archs", "read_lookup", "read_truth", "search_archs", "select_mask",
-  "standalone_accuracies", "supernet_batches", "supernet_objective",
-  "train_fleet", "train_masked", "train_supernet", "train_winner",
-  "tune_winner", "winning_mask", "write_fairness", "write_lookup",
-  "write_posterior",
+  "METHODS", "BlockMethod", "BlockSetup", "MaskMethod", "MaskSetup", "Method",
+  "PathMethod", "PathSetup", "Setup", "answer", "answers_budgets",
+  "best_blocks", "best_first", "block_batches", "block_network",
+  "block_objective", "block_searcher", "check_inherited", "check_network",
+  "child_accuracy", "compact_winner", "equal_blocks", "evidence",
+  "expert_guide", "experts", "fitted_accuracies", "fleet_batches",
+  "fresh_network", "get_method", "guidance_row", "guidances", "inherited",
+  "inherited_block", "judge_winner", "load_interpreter", "load_masked",
+  "load_supernet", "make_block_setup", "make_mask_setup", "make_setup",
+  "make_space", "mask_objective", "mask_sizes", "masked_batches",
+  "network_batches", "origin_of", "posterior", "random_blocks", "ranking_archs",
+  "read_lookup", "read_table", "read_truth", "search_archs", "search_blocks",
+  "select_mask", "standalone_accuracies", "supernet_batches",
+  "supernet_objective", "train_fleet", "train_interpreter", "train_masked",
+  "train_network", "train_supernet", "train_winner", "tune_winner",
+  "uses_interpreter", "winning_mask", "write_blocks", "write_fairness",
+  "write_lookup", "write_posterior",
 ]  # fmt: skip

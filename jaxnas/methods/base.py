@@ -60,6 +60,10 @@ class MaskMethod(Method):
   """A method that trains a masked network and draws masks from its rates."""
 
 
+class BlockMethod(Method):
+  """A method that searches a block, guided by an expert's topology."""
+
+
 @dataclasses.dataclass(frozen=True)
 class PathMethod(Method):
   """A method that trains a supernet of single paths and searches archs.

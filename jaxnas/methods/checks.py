@@ -6,8 +6,8 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from jaxnas.config import ExperimentConfig, OptimizerConfig
-from jaxnas.errors import UserError
+from jaxnas.config import BlocksConfig, ExperimentConfig, OptimizerConfig
+from jaxnas.errors import UserError, unknown
 from jaxnas.training import check_masks
 
 _AT_LEAST = {
@@ -19,6 +19,8 @@ _AT_LEAST = {
   "train.evaluate_archs": 0,
   "search.generations": 0,
   "search.front": 1,
+  "blocks.latency_blocks": 0,
+  "blocks.child.epochs": 1,
   "retrain.epochs": 0,
   "retrain.log_every": 1,
   "retrain.checkpoint_every": 1,
@@ -171,6 +173,8 @@ def check_mask_config(config: ExperimentConfig) -> None:
     UserError: naming the field.
   """
   check_masks(config.masks)
+  for section in ("expert", "blocks"):
+    refuse_foreign(config, section)
   refuse_foreign(config, "", ("latency",))
   refuse_foreign(
     config, "train",
@@ -199,9 +203,82 @@ def check_mask_config(config: ExperimentConfig) -> None:
     )
 
 
-def check_path_config(config: ExperimentConfig) -> None:
-  """Refuses, for a supernet of single paths, what only masks can have."""
+def uses_interpreter(blocks: BlocksConfig) -> bool:
+  """Whether a search for blocks has a supernet."""
+  return not blocks.block and blocks.evaluation == "interpreter"
+
+
+_SEARCH_OF_BLOCKS = {
+  "evolution": ("population", "tournament"),
+  "qlearning": (), "reinforce": (), "differentiable": (), "random": (),
+}  # fmt: skip
+
+
+def check_block_config(config: ExperimentConfig) -> None:
+  """Checks what only a search for blocks reads, and that nothing else is set.
+
+  Raises:
+    UserError: naming the field.
+  """
+  blocks, algorithm = config.blocks, config.search.algorithm
+  refuse_foreign(config, "", ("latency",))
   refuse_foreign(config, "masks")
+  refuse_foreign(config, "net", ("bn_track", "remat"))
+  refuse_foreign(config, "retrain", ("dropout",))
+  refuse_foreign(config, "score", ("race",))
+  refuse_foreign(
+    config, "train",
+    ("sampler", "paths", "pad_unequal", "share_batch", "loss_reduce",
+     "paths_in_flight"),
+  )  # fmt: skip
+  if not uses_interpreter(blocks):
+    refuse_foreign(config, "train")
+    if config.retrain.inherit or not config.retrain.epochs:
+      raise UserError(
+        "retrain.inherit and retrain.epochs=0 need a supernet's weights, and"
+        " without blocks.evaluation=interpreter, or with blocks.block, there is"
+        " no supernet."
+      )
+  if blocks.block:
+    for section in ("search", "expert"):
+      refuse_foreign(config, section)
+    return
+  if not config.retrain.epochs and not config.retrain.inherit:
+    raise UserError(
+      "retrain.epochs is 0, which keeps inherited weights as they are, but"
+      " retrain.inherit is false."
+    )
+  if algorithm not in ("auto", *_SEARCH_OF_BLOCKS):
+    raise unknown(
+      f"search.algorithm of method {config.method}", algorithm,
+      ("auto", *_SEARCH_OF_BLOCKS),
+    )  # fmt: skip
+  reads = {"algorithm", *_SEARCH_OF_BLOCKS.get(algorithm, ())}
+  names = [f.name for f in dataclasses.fields(config.search)]
+  refuse_foreign(config, "search", [n for n in names if n not in reads])
+  if (blocks.evaluation == "table") != bool(blocks.table):
+    raise UserError(
+      f"blocks.evaluation is {blocks.evaluation!r} and blocks.table is"
+      f" {blocks.table!r}; a file is given exactly with evaluation 'table'."
+    )
+  for name in ("guidance", "compare", "flops_penalty", "density_penalty"):
+    value = getattr(blocks, name)
+    for v in value if isinstance(value, tuple) else (value,):
+      if not 0 <= v < math.inf:
+        raise UserError(f"blocks.{name} is {value}; it must be 0 or more.")
+  if blocks.guidance in blocks.compare or len({*blocks.compare}) < len(
+    blocks.compare
+  ):
+    raise UserError(
+      f"blocks.compare {blocks.compare} must hold values that differ from each"
+      f" other and from blocks.guidance, {blocks.guidance}."
+    )
+
+
+def check_path_config(config: ExperimentConfig) -> None:
+  """Refuses, for a supernet of single paths, what only others can have."""
+  for section in ("masks", "expert", "blocks"):
+    refuse_foreign(config, section)
   if not config.retrain.epochs:
     raise UserError(
       f"retrain.epochs is 0; with method {config.method} it must be at least 1."

@@ -10,19 +10,22 @@ import numpy as np
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.config import ExperimentConfig
 from jaxnas.costs import Budget, CostTable, cost_tables
+from jaxnas.costs.block_budget import BlockBudget
 from jaxnas.costs.latency import read_latency
 from jaxnas.costs.mask_budget import MaskBudget
 from jaxnas.data import Dataset, Split, load
 from jaxnas.errors import UserError
 from jaxnas.methods.checks import (
+  check_block_config,
   check_mask_config,
   check_path_config,
   check_values,
+  uses_interpreter,
 )
-from jaxnas.nets import MaskedSupernet, PathSupernet
-from jaxnas.scoring import MaskScorer, Scorer, check_score
+from jaxnas.nets import BlockSupernet, MaskedSupernet, PathSupernet
+from jaxnas.scoring import BlockScorer, MaskScorer, Scorer, check_score
 from jaxnas.sharding import Placement, make_placement
-from jaxnas.spaces import MaskSpace, Space, get_space
+from jaxnas.spaces import AnySpace, BlockSpace, MaskSpace, Space, get_space
 from jaxnas.training import Feed
 from jaxnas.writer import Journal
 
@@ -44,12 +47,12 @@ class Setup:
 
   config: ExperimentConfig
   workdir: Path
-  space: Space | MaskSpace
+  space: AnySpace
   data: Dataset
   placement: Placement
   journal: Journal
-  budget: Budget | MaskBudget
-  supernet: PathSupernet | MaskedSupernet
+  budget: Budget | MaskBudget | BlockBudget
+  supernet: PathSupernet | MaskedSupernet | BlockSupernet | None
 
   def seed(self, stage: str) -> int:
     """An integer seed of a stage, independent between stages."""
@@ -103,7 +106,18 @@ class MaskSetup(Setup):
     )
 
 
-def make_space(config: ExperimentConfig) -> Space | MaskSpace:
+@dataclasses.dataclass(frozen=True)
+class BlockSetup(Setup):
+  """The set-up of a search for a block; `supernet` is None without one."""
+
+  def scorer(self) -> BlockScorer:
+    """Scores blocks with shared weights, as the config says."""
+    return BlockScorer(
+      self.supernet, self.data, self.config.score, self.placement
+    )
+
+
+def make_space(config: ExperimentConfig) -> AnySpace:
   """The space of a config, with its own classes and channels."""
   space = get_space(config.space.name, **config.space.options)
   if config.space.image_size:
@@ -177,10 +191,29 @@ def make_mask_setup(config: ExperimentConfig, workdir: Path) -> MaskSetup:
   )
 
 
+def make_block_setup(config: ExperimentConfig, workdir: Path) -> BlockSetup:
+  """As `make_setup`, for a search for a block."""
+  check_values(config)
+  check_block_config(config)
+  common = _common(config, workdir, BlockSpace)
+  space, supernet = common["space"], None
+  if uses_interpreter(config.blocks):
+    check_score(config.score, config.net)
+    supernet = BlockSupernet(space, config.net)
+  return BlockSetup(
+    **common,
+    budget=BlockBudget.parse(config.budget, space),
+    supernet=supernet,
+  )
+
+
 def _common(config: ExperimentConfig, workdir: Path, kind: type) -> dict:
   space = make_space(config)
   if not isinstance(space, kind):
-    names = {Space: "a chain of layers", MaskSpace: "a masked network"}
+    names = {
+      Space: "a chain of layers", MaskSpace: "a masked network",
+      BlockSpace: "a block",
+    }  # fmt: skip
     raise UserError(
       f"method {config.method} searches {names[kind]}, and space"
       f" {space.name!r} is {names[type(space)]}; see `python -m jaxnas list"

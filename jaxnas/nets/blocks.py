@@ -19,15 +19,12 @@ from jaxnas.config import NetConfig
 from jaxnas.errors import UserError
 from jaxnas.nets import initial
 from jaxnas.nets.graphs import Noise, drop_values, pool
-from jaxnas.nets.kernels import dense_conv, depthwise_conv
-from jaxnas.nets.layers import moments, standardize
+from jaxnas.nets.interpreter import HAS_NORM, NORMED, batch_norm, interpret
+from jaxnas.nets.kernels import dense_conv
 from jaxnas.nets.mbconv import dtype_of
 from jaxnas.nets.paths import Tree, Variables
 from jaxnas.spaces import BlockSpace, nsc
 from jaxnas.spaces.graph import Pool
-
-# Operations with weights and batch norm, in the order of the norms' rows.
-NORMED = {"conv1": 1, "conv3": 2, "conv5": 3, "concat": nsc.CONCAT}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +161,7 @@ class BlockSupernet:
     x = images.astype(dtype_of(self.net))
 
     def norm(own: Tree, old: Tree, new: Tree, name: str, x: jax.Array):
-      y, found = _norm(x, own.get(name), old[name] if stored else None)
+      y, found = batch_norm(x, own.get(name), old[name] if stored else None)
       if not stored:
         new[name] = found
       return y
@@ -183,7 +180,10 @@ class BlockSupernet:
       new = measured.setdefault(name, {})
       x = jax.nn.relu(x) @ own["input"]["kernel"].astype(x.dtype)
       x = norm(own, old, new, "input_norm", x)
-      x, layers = self._layers(own["layers"], old["layers"], arch, x, stored)
+      x, layers = interpret(
+        own["layers"], old["layers"] if stored else None,
+        arch.reshape(-1, 3), x, self.space.convs,
+      )  # fmt: skip
       if not stored:
         new["layers"] = layers
       x = norm(own, old, new, "output_norm", x)
@@ -197,83 +197,6 @@ class BlockSupernet:
     logits = x.astype(jnp.float32) @ own["linear"] + own["bias"]
     return logits, {} if stored else measured
 
-  def _layers(
-    self, params: Tree, stats: Tree, arch: jax.Array, x: jax.Array, stored: bool
-  ) -> tuple[jax.Array, Tree]:
-    """Interprets the codes of one block, up to the 1x1 convolutions of leaves.
-
-    Args:
-      params: of all layers, stacked.
-      stats: the same.
-      arch: `int32[L]`.
-      x: the block's projected input `[B, H, W, C]`.
-      stored: use stored statistics.
-    """
-    n = self.space.max_layers
-    codes = arch.reshape(n, 3)
-    branches = self._branches()
-    # A row of `norm` for each operation; what has none takes any.
-    rows = np.zeros(len(nsc.OPS), np.int32)
-    rows[list(NORMED.values())] = np.arange(len(NORMED))
-    normed = np.isin(np.arange(len(nsc.OPS)), list(NORMED.values()))
-
-    def layer(carry, inputs):
-      buffer, total = carry
-      i, (op, first, second), leaf, own, old = inputs
-      y = jax.lax.switch(op, branches, own, buffer[first], buffer[second])
-      affine = jax.tree.map(lambda a: a[rows[op]], own.get("norm"))
-      y_norm, found = _norm(y, affine, old["norm"] if stored else None)
-      y = jnp.where(normed[op], y_norm, y)
-      total = jax.lax.cond(
-        leaf,
-        lambda: (
-          total + jax.nn.relu(y) @ own["output"]["kernel"].astype(y.dtype)
-        ),
-        lambda: total,
-      )
-      return (buffer.at[i].set(y), total), {} if stored else {"norm": found}
-
-    rows, normed = jnp.asarray(rows), jnp.asarray(normed)
-    start = jnp.zeros((n + 1, *x.shape), x.dtype).at[0].set(x)
-    inputs = (jnp.arange(1, n + 1), codes, leaves(codes), params, stats)
-    # Differentiating a switch would keep residuals of every branch.
-    (_, total), found = jax.lax.scan(
-      jax.checkpoint(layer), (start, jnp.zeros_like(x)), inputs
-    )
-    return total, found
-
-  def _branches(self) -> list:
-    """What each operation makes of its two inputs, `(own, a, b) -> y`."""
-
-    def pointwise(own, name, x):
-      return x @ own[name]["kernel"].astype(x.dtype)
-
-    def conv(k, own, a, b):
-      x, name = jax.nn.relu(a), f"conv{k}"
-      if self.space.convs == "separable":
-        kernel = own[f"depthwise{k}"]["kernel"].astype(x.dtype)
-        return pointwise(own, name, depthwise_conv(x, kernel, 1))
-      if k == 1:
-        return pointwise(own, name, x)
-      return dense_conv(x, own[name]["kernel"].astype(x.dtype), 1)
-
-    def concat(own, a, b):
-      return pointwise(own, "concat_first", jax.nn.relu(a)) + pointwise(
-        own, "concat_second", jax.nn.relu(b)
-      )
-
-    def pooled(kind, k, own, a, b):
-      return pool(a, Pool(kind, k))
-
-    keep = lambda own, a, b: a
-    return [
-      lambda own, a, b: jnp.zeros_like(a),
-      *(functools.partial(conv, k) for k in (1, 3, 5)),
-      keep, functools.partial(pooled, "max", 3),
-      keep, functools.partial(pooled, "mean", 3),
-      keep, lambda own, a, b: a + b, concat,
-    ]  # fmt: skip
-
   def blend_stats(self, old: Tree, measured: Tree, arch: jax.Array) -> Tree:
     """Moves running statistics one step towards those of one block.
 
@@ -286,7 +209,7 @@ class BlockSupernet:
     """
     m = self.net.bn_momentum
     ops = arch.reshape(-1, 3)[:, 0]
-    normed = jnp.isin(ops, np.array(list(NORMED.values())))[:, None]
+    normed = jnp.asarray(HAS_NORM)[ops][:, None]
 
     def move(path, o, new):
       moved = m * o + (1 - m) * new
@@ -296,28 +219,12 @@ class BlockSupernet:
     return jax.tree_util.tree_map_with_path(move, old, measured)
 
 
-def leaves(codes: jax.Array) -> jax.Array:
-  """Which layers no other reads, `bool[T]`, from `int32[T, 3]`."""
-  op, first, second = codes[:, 0], codes[:, 1], codes[:, 2]
-  index = jnp.arange(1, len(codes) + 1)[:, None]
-  pair = (op == nsc.ADD) | (op == nsc.CONCAT)
-  read = ((first == index) & (op != nsc.NONE)) | ((second == index) & pair)
-  return (op != nsc.NONE) & ~read.any(1)
-
-
 def _leaf(*shape: int) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 def _kernel(*shape: int) -> Tree:
   return {"kernel": _leaf(*shape)}
-
-
-def _norm(x: jax.Array, affine: Tree | None, old: Tree | None):
-  """Batch norm with the statistics `old`, or with the batch's own."""
-  mean, var = (old["mean"], old["var"]) if old else moments(x)
-  gamma, beta = (affine["scale"], affine["bias"]) if affine else (1.0, 0.0)
-  return standardize(x, mean, var, gamma, beta), {"mean": mean, "var": var}
 
 
 def inherit_block(

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxnas.config import NetConfig
 from jaxnas.nets import initial
-from jaxnas.nets.graphs import Linear, make_product, pool
+from jaxnas.nets.graphs import Linear, Noise, make_product, pool
 from jaxnas.nets.layers import EPSILON, BatchNorm
 from jaxnas.nets.mbconv import dtype_of
 from jaxnas.nets.paths import Tree, Variables
@@ -99,17 +99,22 @@ class CompactNetwork(nn.Module):
     return {"batch_stats": {}, **initial.draw(shapes, initial.rng_of(key))}
 
   @nn.compact
-  def __call__(self, images: jax.Array, stored: bool = True) -> jax.Array:
+  def __call__(
+    self, images: jax.Array, stored: bool = True, noise: Noise | None = None
+  ) -> jax.Array:
     """Classifies images.
 
     Args:
       images: `float32[B, H, W, C]`, normalised.
       stored: use stored batch-norm statistics, else the batch's own, which
         are then written to `batch_stats` if that is mutable.
+      noise: taken as `GraphNetwork` does, and not used: what a mask leaves is
+        tuned without drop-path and shake-shake.
 
     Returns:
       Logits `float32[B, n_classes]`.
     """
+    del noise
     graph = self.graph
     cut = prune(self.space, np.array([self.arch], np.int32))
     own = cut.kept[IMAGES][0]

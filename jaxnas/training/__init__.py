@@ -2,11 +2,8 @@
 
 from jaxnas.training.block_step import block_groups, make_block_step
 from jaxnas.training.loop import Schedule, fit
-from jaxnas.training.masked_step import (
-  make_masked_step,
-  make_network_step,
-  node_names,
-)
+from jaxnas.training.masked_step import make_masked_step, node_names
+from jaxnas.training.network_step import make_network_step
 from jaxnas.training.optimizers import make_optimizer, make_schedule
 from jaxnas.training.samplers import (
   PathSampler,

@@ -1,4 +1,4 @@
-"""The jitted training steps of masked networks, and of one plain network."""
+"""The jitted training step of masked networks."""
 
 import jax
 import jax.numpy as jnp
@@ -131,64 +131,3 @@ def node_names(supernet: MaskedSupernet) -> list[str]:
   """
   names = [n.name for n in supernet.space.graph.nodes]
   return [*names[:-1], "drop", names[-1]]
-
-
-def make_network_step(
-  network,
-  tx: optax.GradientTransformation,
-  label_smoothing: float,
-  clip_norm: float,
-  bn_momentum: float,
-  names: list[str],
-  feed: Feed,
-) -> Step:
-  """Builds the step that trains one plain network.
-
-  Args:
-    network: Linen module, applied as `(variables, images, stored)`.
-    tx: optimiser.
-    label_smoothing: share of the target spread over all classes.
-    clip_norm: bound on the gradient's norm; 0 is off.
-    bn_momentum: share of the old running statistics kept.
-    names: groups of the flags in `finite`, the classifier last.
-    feed: training images.
-
-  Returns:
-    As `make_masked_step`; metrics `loss`, `accuracy`, `grad_norm`, `finite`.
-  """
-
-  def loss_of(params, batch_stats, x, y):
-    logits, measured = network.apply(
-      {"params": params, "batch_stats": batch_stats}, x, False,
-      mutable=["batch_stats"],
-    )  # fmt: skip
-    loss = cross_entropy(logits, y, label_smoothing).mean()
-    return loss, (correct(logits, y).mean(), measured.get("batch_stats", {}))
-
-  def step(state: TrainState, key, indices, arrays):
-    x, y = feed.batch(arrays, indices, jax.random.fold_in(key, state.step))
-    (loss, (hits, stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-      state.params, state.batch_stats, x, y
-    )
-    norm = optax.tree.norm(grads)
-    grads = clip_gradient(grads, norm, clip_norm)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    moved = jax.tree.map(
-      lambda o, m: bn_momentum * o + (1 - bn_momentum) * m,
-      {name: state.batch_stats[name] for name in stats}, stats,
-    )  # fmt: skip
-    new = state.replace(
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      batch_stats={**state.batch_stats, **moved},
-      opt_state=opt_state,
-    )
-    metrics = {
-      "loss": loss,
-      "accuracy": hits,
-      "grad_norm": norm,
-      "finite": finite_groups(names, stats, loss, new.params),
-    }
-    return new, metrics
-
-  return jit_step(step, feed)

@@ -409,7 +409,7 @@ def test_the_step_of_a_plain_network():
   feed, index = make_feed(size=graph.image_size), rows()
   tx = recorder()
   state = init_state(jax.tree.map(jnp.array, own), tx)
-  step = make_network_step(network, tx, SMOOTHING, 0.5, 0.8, names, feed)
+  step = make_network_step(network, tx, SMOOTHING, 0.5, 0.8, names, 9, feed)
   new, metrics = step(state, KEY, index)
 
   x = np.asarray(feed.images)[index] / np.float32(255)
