@@ -10,14 +10,22 @@ import numpy as np
 
 from jaxnas.config import config_files
 from jaxnas.costs import cost_tables, layer_rows
+from jaxnas.costs.graph import graph_costs, graph_rows
 from jaxnas.costs.masks import mask_costs, mask_layer_rows
 from jaxnas.data import SOURCES
 from jaxnas.errors import UserError
 from jaxnas.methods import METHODS
-from jaxnas.spaces import SPACES, MaskSpace, Space, get_space
+from jaxnas.spaces import (
+  SPACES,
+  AnySpace,
+  BlockSpace,
+  MaskSpace,
+  block_graph,
+  get_space,
+)
 
 
-def read_archs(given: list[str], space: Space | MaskSpace) -> np.ndarray:
+def read_archs(given: list[str], space: AnySpace) -> np.ndarray:
   """Reads archs as the command line takes them.
 
   Args:
@@ -53,9 +61,7 @@ def read_archs(given: list[str], space: Space | MaskSpace) -> np.ndarray:
   return np.stack(archs)
 
 
-def read_space(
-  name: str, options: str = "{}", classes: int = 0
-) -> Space | MaskSpace:
+def read_space(name: str, options: str = "{}", classes: int = 0) -> AnySpace:
   """Returns a space as the command line names it.
 
   Args:
@@ -76,7 +82,7 @@ def read_space(
   return space.replace(n_classes=classes) if classes else space
 
 
-def cost(space: Space | MaskSpace, text: str) -> dict:
+def cost(space: AnySpace, text: str) -> dict:
   """Multiply-adds and parameters of an arch, in all and layer by layer.
 
   Of a mask, its compact network's, product by product (`mask_layer_rows`), with
@@ -84,6 +90,14 @@ def cost(space: Space | MaskSpace, text: str) -> dict:
   whole are parameters of batch norms and of constants in sums.
   """
   arch = space.from_string(text)
+  if isinstance(space, BlockSpace):
+    graph = block_graph(space, arch)
+    return {
+      "space": space.name,
+      "arch": space.to_string(arch),
+      **graph_costs(graph),
+      "layers": graph_rows(graph),
+    }
   if isinstance(space, MaskSpace):
     costs = {n: int(c[0]) for n, c in mask_costs(space, arch).items()}
     return {
@@ -133,7 +147,7 @@ def _spaces() -> list[dict]:
   ]
 
 
-def _size(space: Space | MaskSpace) -> int | str:
+def _size(space: AnySpace) -> int | str:
   # As a number, 2^11011 has more digits than Python will write.
   masks = isinstance(space, MaskSpace)
   return f"2^{space.n_layers}" if masks else space.size

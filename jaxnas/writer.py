@@ -109,11 +109,16 @@ class Journal:
           break
     return rows
 
-  def rewind(self, stage: str, step: int, unit: str = "step") -> None:
-    """Drops the rows of a stage past `step`."""
-    rows = self.rows()
-    kept = [r for r in rows if r["stage"] != stage or r.get(unit, 0) <= step]
-    self._replace(kept)
+  def rewind(
+    self, stage: str, step: int, unit: str = "step", **only: Any
+  ) -> None:
+    """Drops the rows of a stage past `step`, if they have the values `only`."""
+
+    def dropped(row: dict) -> bool:
+      ours = row["stage"] == stage and only.items() <= row.items()
+      return ours and row.get(unit, 0) > step
+
+    self._replace([r for r in self.rows() if not dropped(r)])
 
   def _replace(self, rows: list[dict]) -> None:
     text = "".join(to_json(r) + "\n" for r in rows)

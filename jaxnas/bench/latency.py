@@ -138,7 +138,7 @@ def profile(options: ProfileOptions) -> dict:
   archs = _held_out(space, rng, o.held_out)
   programs, compiling, setup = _compile(space, places, archs, o, rng)
   start = time.perf_counter()
-  seconds = _interleave(programs, o.repeats, rng)
+  seconds = take_turns(programs, o.repeats, rng)
   measuring = time.perf_counter() - start
   times = {key: Times.of(values) for key, values in seconds.items()}
 
@@ -296,9 +296,10 @@ def _variables(module, x, more: tuple, rng: np.random.Generator) -> Variables:
   return jax.tree_util.tree_map_with_path(leaf, drawn)
 
 
-def _interleave(
-  programs: Mapping[Hashable, Program], repeats: int, rng: np.random.Generator
-) -> dict[Hashable, list[float]]:
+def take_turns(
+  programs: Mapping[Hashable, Program], repeats: int, rng: np.random.Generator,
+  title: str = "profile",
+) -> dict[Hashable, list[float]]:  # fmt: skip
   """Seconds of one call of each, one figure a round.
 
   Every program takes a turn in each round, in a new random order, so that a
@@ -311,7 +312,7 @@ def _interleave(
   }
   seconds = {key: [] for key in programs}
   keys = list(programs)
-  with Progress("profile", repeats) as progress:
+  with Progress(title, repeats) as progress:
     for done in range(1, repeats + 1):
       for i in rng.permutation(len(keys)):
         run, n = programs[keys[i]], calls[keys[i]]

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from jaxnas.config import ExperimentConfig
 from jaxnas.experiment.base import Experiment
+from jaxnas.experiment.blocks import BlockExperiment
 from jaxnas.experiment.masks import MaskExperiment
 from jaxnas.experiment.paths import PathExperiment
-from jaxnas.methods import MaskMethod, get_method
+from jaxnas.methods import BlockMethod, MaskMethod, PathMethod, get_method
 
 
 def make_experiment(config: ExperimentConfig, workdir: Path) -> Experiment:
@@ -19,8 +20,15 @@ def make_experiment(config: ExperimentConfig, workdir: Path) -> Experiment:
   Raises:
     UserError: as `Experiment`.
   """
-  masked = isinstance(get_method(config.method), MaskMethod)
-  return (MaskExperiment if masked else PathExperiment)(config, workdir)
+  kinds = {
+    BlockMethod: BlockExperiment,
+    MaskMethod: MaskExperiment,
+    PathMethod: PathExperiment,
+  }
+  return kinds[type(get_method(config.method))](config, workdir)
 
 
-__all__ = ["Experiment", "MaskExperiment", "PathExperiment", "make_experiment"]
+__all__ = [
+  "BlockExperiment", "Experiment", "MaskExperiment", "PathExperiment",
+  "make_experiment",
+]  # fmt: skip

@@ -253,6 +253,14 @@ class Experiment(abc.ABC):
       device.device_kind, str(setup.budget) or "none",
     )  # fmt: skip
 
+  def _supernet_accuracy(self, searched: dict) -> float | None:
+    """The winner's accuracy with inherited weights, if there are any.
+
+    Args:
+      searched: content of `search.json`.
+    """
+    return searched["accuracy"]
+
   def _warn_at_chance(self, mean: float, n: int) -> None:
     """Calls out a supernet that is no better than guessing.
 
@@ -310,7 +318,7 @@ class Experiment(abc.ABC):
         "space": self.setup.space.name,
         "arch": found["arch"],
         "metrics": {
-          "supernet_accuracy": found["accuracy"],
+          "supernet_accuracy": self._supernet_accuracy(found),
           "standalone_accuracy": trained.get("standalone_accuracy"),
           "test_accuracy": trained.get("test_accuracy"),
           "macs": found["macs"],

@@ -17,19 +17,21 @@ import numpy as np
 
 from jaxnas.config import NetConfig
 from jaxnas.costs import layer_rows
+from jaxnas.costs.graph import graph_rows
 from jaxnas.costs.masks import mask_layer_rows
 from jaxnas.errors import RunError, UserError
 from jaxnas.nets.compact import CompactNetwork
+from jaxnas.nets.graphs import GraphNetwork
 from jaxnas.nets.paths import Variables
 from jaxnas.nets.standalone import PlainNetwork
-from jaxnas.spaces import Space
+from jaxnas.spaces import Graph, Space
 from jaxnas.spaces.masks import MaskSpace
 from jaxnas.writer import read_json, write_atomic, write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4  # of logits, between two compilations of the same network
 
-Network = PlainNetwork | CompactNetwork
+Network = PlainNetwork | CompactNetwork | GraphNetwork
 
 PREDICT = '''"""Classifies images; needs jax, flatbuffers and numpy.
 
@@ -86,17 +88,19 @@ def export_network(
   std: np.ndarray,
   class_names: tuple[str, ...],
   images: np.ndarray,
+  about: dict | None = None,
 ) -> float:
   """Writes a network and proves in a fresh process that it predicts the same.
 
   Args:
     folder: made if missing.
-    network: the plain network of an arch, or the compact one of a mask.
+    network: the plain network of an arch or graph, or a mask's compact one.
     variables: its weights and batch-norm statistics.
     mean: per channel, of images scaled to 0..1, `float32[C]`.
     std: the same.
     class_names: labels in the order of the logits.
     images: `uint8[n, H, W, C]`, a few, whose predictions are compared.
+    about: more for `architecture.json`: what a `GraphNetwork` was built from.
 
   Returns:
     The largest difference of a logit between this process and the fresh one.
@@ -121,6 +125,7 @@ def export_network(
     folder / "architecture.json",
     {
       **_describe(network),
+      **(about or {}),
       "precision": network.net.precision,
       "bn_affine": network.net.bn_affine,
       "mean": mean.tolist(),
@@ -140,6 +145,9 @@ def export_network(
 
 
 def _describe(network: Network) -> dict:
+  if isinstance(network, GraphNetwork):
+    graph = network.graph
+    return {"graph": graph.to_json(), "layers": graph_rows(graph)}
   space, arch = network.space, np.array(network.arch, np.int32)
   info = {"space": space.to_json(), "arch": space.to_string(arch)}
   if isinstance(network, CompactNetwork):
@@ -189,12 +197,14 @@ def load_network(folder: Path) -> tuple[Network, Variables, dict]:
     if not (Path(folder) / name).is_file():
       raise UserError(f"{folder} holds no exported network (no {name}).")
   info = read_json(path)
-  masked = "nodes" in info["space"]  # a graph, and its arch is a mask
-  space = (MaskSpace if masked else Space).from_json(info["space"])
-  arch = tuple(int(c) for c in space.from_string(info["arch"]))
   net = NetConfig(precision=info["precision"], bn_affine=info["bn_affine"])
   with np.load(Path(folder) / "weights.npz", allow_pickle=False) as stored:
     variables = unflatten({name: stored[name] for name in stored.files})
+  if "graph" in info:
+    return GraphNetwork(Graph.from_json(info["graph"]), net), variables, info
+  masked = "nodes" in info["space"]  # a graph, and its arch is a mask
+  space = (MaskSpace if masked else Space).from_json(info["space"])
+  arch = tuple(int(c) for c in space.from_string(info["arch"]))
   if masked:
     return CompactNetwork(space.graph, arch, net), variables, info
   return PlainNetwork(space, arch, net), variables, info

@@ -52,7 +52,8 @@ def pool(x: jax.Array, op: graph.Pool) -> jax.Array:
     y = nn.max_pool(x, window, strides, padding)
   else:
     y = nn.avg_pool(x, window, strides, padding, count_include_pad=False)
-  return y.reshape(*lead, *y.shape[1:])
+  # Flax counts the mean's positions in float32.
+  return y.reshape(*lead, *y.shape[1:]).astype(x.dtype)
 
 
 class DilatedConv(nn.Module):

@@ -10,16 +10,18 @@ from pathlib import Path
 from jaxnas import config as config_lib
 from jaxnas.config import ExperimentConfig
 from jaxnas.errors import UserError
-from jaxnas.spaces import SUPERNETS, MaskSpace, Space
+from jaxnas.spaces import BLOCKS, SUPERNETS, BlockSpace, MaskSpace, Space
 from jaxnas.writer import read_arrays
 
 OPTIONAL = (
   "manifest.json", "space.json", "metrics.jsonl", "archs.csv", "pareto.csv",
   "result.json",
 )  # fmt: skip
-# What only a supernet of single paths leaves, and only a masked network.
+# What only a supernet of single paths leaves, only a masked network, and only a
+# search for blocks.
 OF_PATHS = ("fairness.json", "ranking.json")
 OF_MASKS = ("posterior.json", "selection.json")
+OF_BLOCKS = ("search.json", "irl.json", "guidance.json", "latency.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Run:
     config: the resolved config.
     space: the resolved space; None if absent or not a chain of layers.
     masks: the same for a masked network, None for a chain.
+    blocks: the same for blocks that are stacked.
     manifest: `manifest.json`, `{}` if absent; likewise `result` and
       `searched`.
     result: `result.json`.
@@ -66,12 +69,16 @@ class Run:
     answers: budgets that were looked up, of `lookup.json`.
     groups: rows of `posterior.json`, one for each drop rate; empty if absent.
     selection: `selection.json`, None if absent.
+    irl: `irl.json`, `{}` if absent; what was learned from experts.
+    guidance: rows of `guidance.json`, one for each lambda; empty if absent.
+    latency: `latency.json`, `{}` if absent.
     missing: names of the optional files that are absent.
   """
 
   config: ExperimentConfig
   space: Space | None
   masks: MaskSpace | None
+  blocks: BlockSpace | None
   manifest: dict
   result: dict
   searched: dict
@@ -85,12 +92,21 @@ class Run:
   answers: tuple[dict, ...]
   groups: tuple[dict, ...]
   selection: dict | None
+  irl: dict
+  guidance: tuple[dict, ...]
+  latency: dict
   missing: tuple[str, ...]
 
   @property
   def winner(self) -> str:
     """The chosen arch as text, empty before there is a result."""
     return str(self.result.get("arch") or "")
+
+  @property
+  def stacked(self) -> bool:
+    """Whether the run is one of blocks that are stacked."""
+    known = self.config.space.name in BLOCKS
+    return self.blocks is not None or known
 
   @property
   def masked(self) -> bool:
@@ -153,6 +169,7 @@ def load(workdir: Path) -> Run:
     config=config,
     space=Space.from_json(space) if "layers" in space else None,
     masks=MaskSpace.from_json(space) if "nodes" in space else None,
+    blocks=BlockSpace.from_json(space) if "macro" in space else None,
     manifest=_json(workdir / "manifest.json") or {},
     result=result,
     searched=_json(workdir / "search.json") or {},
@@ -166,11 +183,28 @@ def load(workdir: Path) -> Run:
     answers=tuple((_json(workdir / "lookup.json") or {}).get("answers", ())),
     groups=tuple((_json(workdir / "posterior.json") or {}).get("groups", ())),
     selection=_json(workdir / "selection.json"),
+    irl=_json(workdir / "irl.json") or {},
+    guidance=tuple((_json(workdir / "guidance.json") or {}).get("rows", ())),
+    latency=_json(workdir / "latency.json") or {},
     missing=(),
   )
-  names = OPTIONAL + (OF_MASKS if run.masked else OF_PATHS)
-  missing = tuple(n for n in names if not (workdir / n).is_file())
+  missing = tuple(n for n in _expected(run) if not (workdir / n).is_file())
   return dataclasses.replace(run, missing=missing)
+
+
+def _expected(run: Run) -> tuple[str, ...]:
+  """Names of the optional files of such a run."""
+  if run.masked:
+    return OPTIONAL + OF_MASKS
+  if not run.stacked:
+    return OPTIONAL + OF_PATHS
+  blocks = run.config.blocks
+  # A front of two objectives is not what this search looks for.
+  names = [n for n in OPTIONAL if n != "pareto.csv"]
+  if blocks.block:
+    return tuple(n for n in names if n != "archs.csv")
+  names += OF_BLOCKS if blocks.latency_blocks else OF_BLOCKS[:-1]
+  return tuple(names)
 
 
 def _evaluated(row: dict) -> Evaluated:

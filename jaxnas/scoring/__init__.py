@@ -1,6 +1,6 @@
 """Scoring: supernet metrics of archs, plain networks, ranking statistics."""
 
-from jaxnas.scoring.blocks import BlockScorer
+from jaxnas.scoring.blocks import BlockScorer, calibrated_block
 from jaxnas.scoring.calibration import merge_stats, recalibrated
 from jaxnas.scoring.halving import Halving, halve
 from jaxnas.scoring.images import Images, calibration_split
@@ -19,7 +19,8 @@ from jaxnas.scoring.selection import fold_hits, selection_curve
 __all__ = [
   "BlockScorer", "FleetEvaluator", "Halving", "Images", "MaskForm",
   "MaskScorer",
-  "NetworkEvaluator", "Race", "Scorer", "calibrated", "calibration_split",
+  "NetworkEvaluator", "Race", "Scorer", "calibrated", "calibrated_block",
+  "calibration_split",
   "check_score", "compare_rankings", "evenly_spaced", "fold_hits", "halve",
   "merge_stats", "race", "race_archs", "recalibrated", "selection_curve",
 ]  # fmt: skip

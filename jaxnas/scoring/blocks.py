@@ -119,10 +119,7 @@ class BlockScorer:
 
     def score(variables, calibration, x, y, arch):
       if bn_mode == "recalibrate":
-        stats = jax.lax.map(
-          lambda x: supernet.apply(variables, arch, x, False)[1], calibration
-        )
-        variables = {**variables, "batch_stats": merge_stats(stats)}
+        variables = _calibrated(supernet, variables, arch, calibration)
 
       def batch(xy):
         stored = bn_mode != "batch"
@@ -198,3 +195,35 @@ class BlockScorer:
     if per_example:
       out["correct"] = values["accuracy"].astype(bool)
     return out
+
+
+def _calibrated(supernet, variables, arch, calibration) -> Variables:
+  stats = jax.lax.map(
+    lambda x: supernet.apply(variables, arch, x, False)[1], calibration
+  )
+  return {**variables, "batch_stats": merge_stats(stats)}
+
+
+def calibrated_block(
+  supernet: BlockSupernet,
+  variables: Variables,
+  arch: np.ndarray,
+  data: Dataset,
+  config: ScoreConfig,
+  placement: Placement,
+) -> Variables:
+  """Variables whose BN statistics are a block's own on the calibration images.
+
+  Args:
+    supernet: the interpreter.
+    variables: of it; left alone.
+    arch: `int32[L]`.
+    data: gives the images.
+    config: says how many of them.
+    placement: where they live.
+  """
+  images = Images.of(
+    calibration_split(data, config), data, config.batch_size, placement
+  )
+  run = jax.jit(lambda v, a, x: _calibrated(supernet, v, a, x))
+  return run(variables, arch, images.x)

@@ -12,7 +12,9 @@ from jaxnas.search.base import (
   single_best,
   utilities,
 )
+from jaxnas.search.block_searchers import BLOCK_SEARCHERS, make_block_searcher
 from jaxnas.search.evolution import RegularizedEvolution
+from jaxnas.search.irl import Guide, learn_guide
 from jaxnas.search.nsga2 import NSGA2
 from jaxnas.search.pareto import Front, finalists, front, pick_equispaced
 from jaxnas.search.posterior import PosteriorSampler, best_number
@@ -57,9 +59,9 @@ def planned_rounds(searcher: Searcher, config: SearchConfig) -> int:
 
 
 __all__ = [
-  "SEARCHERS", "Front", "NSGA2", "PosteriorSampler", "RandomSearch",
-  "RegularizedEvolution", "Searcher", "SegmentSearch", "archive_archs",
-  "best_number", "finalists", "front",
-  "make_searcher", "parse_objective", "pick_equispaced", "planned_rounds",
-  "run_search", "single_best", "utilities",
+  "BLOCK_SEARCHERS", "SEARCHERS", "Front", "Guide", "NSGA2",
+  "PosteriorSampler", "RandomSearch", "RegularizedEvolution", "Searcher",
+  "SegmentSearch", "archive_archs", "best_number", "finalists", "front",
+  "learn_guide", "make_block_searcher", "make_searcher", "parse_objective",
+  "pick_equispaced", "planned_rounds", "run_search", "single_best", "utilities",
 ]  # fmt: skip

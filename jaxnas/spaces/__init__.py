@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jaxnas.config import load_function
 from jaxnas.errors import UserError, unknown
+from jaxnas.spaces import nsc
 from jaxnas.spaces.base import Layer, Space
 from jaxnas.spaces.block_graphs import block_graph
 from jaxnas.spaces.blocks import BlockSpace
@@ -91,4 +92,5 @@ __all__ = [
   "BLOCKS", "CHAINS", "EXPERTS", "SPACES", "SUPERNETS", "AnySpace",
   "BlockSpace", "Conv", "Graph", "Identity", "Layer", "ListedSpace", "MBConv",
   "MaskSpace", "Op", "Shape", "Space", "block_graph", "expert", "get_space",
+  "nsc",
 ]  # fmt: skip

@@ -182,10 +182,7 @@ class BlockSpace:
 
   def to_string(self, arch: Sequence[int] | np.ndarray) -> str:
     """Writes one arch as text, `conv3@0-conv3@1-add@0+2`."""
-    return "-".join(
-      f"{nsc.OPS[code.op]}@{'+'.join(map(str, nsc.reads(code)))}"
-      for code in self.codes(arch)
-    )
+    return "-".join(map(nsc.to_text, self.codes(arch)))
 
   def from_string(self, text: str) -> np.ndarray:
     """Reads one arch, `int32[L]`, from text or from a preset's name.

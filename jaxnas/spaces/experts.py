@@ -6,7 +6,7 @@ Which encodings the IRLAS paper uses is not known; these are ours.
 from collections.abc import Callable
 
 from jaxnas.errors import UserError, unknown
-from jaxnas.spaces.nsc import OPS, Code
+from jaxnas.spaces.nsc import OPS, Code, to_text
 
 _CONV1, _CONV3, _ADD, _CONCAT = (
   OPS.index(name) for name in ("conv1", "conv3", "add", "concat")
@@ -103,10 +103,5 @@ def presets(max_layers: int) -> list[tuple[str, str]]:
   found = []
   for name, build in EXPERTS.items():
     if len(codes := build()) <= max_layers:
-      found.append((name, "-".join(map(_text, codes))))
+      found.append((name, "-".join(map(to_text, codes))))
   return found
-
-
-def _text(code: Code) -> str:
-  two = code.op in (_ADD, _CONCAT)
-  return f"{OPS[code.op]}@{code.pred1}" + f"+{code.pred2}" * two

@@ -7,7 +7,7 @@ from jaxnas.spaces.macro import Macro
 
 
 def blocks_digits(
-  max_layers: int = 6, convs: Convs = "plain", **macro
+  max_layers: int = 8, convs: Convs = "plain", **macro
 ) -> BlockSpace:
   """Blocks for 8x8 images: three stages of one block (ours).
 
@@ -16,8 +16,8 @@ def blocks_digits(
     convs: `plain` or `separable`.
     **macro: fields of `Macro`.
   """
-  stages = ((8, 1), (16, 1), (32, 1))
-  macro = Macro(**{"stem": 8, "stages": stages, **_tuples(macro)})
+  stages = ((16, 1), (32, 1), (64, 1))
+  macro = Macro(**{"stem": 16, "stages": stages, **_tuples(macro)})
   return _space("blocks-digits", 8, 1, 10, max_layers, convs, macro)
 
 

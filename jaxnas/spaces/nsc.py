@@ -86,6 +86,11 @@ def density(codes: tuple[Code, ...]) -> float:
   return edges / (len(codes) + 2)
 
 
+def to_text(code: Code) -> str:
+  """Writes one layer, such as `conv3@0` or `add@0+2`."""
+  return f"{OPS[code.op]}@{'+'.join(map(str, reads(code)))}"
+
+
 def edit_distance(a: tuple[Code, ...], b: tuple[Code, ...]) -> int:
   """Layers to insert, remove or change that make one block of another.
 

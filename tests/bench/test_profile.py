@@ -188,7 +188,7 @@ def test_programs_are_timed_turn_about_in_changing_order(monkeypatch):
   monkeypatch.setattr(latency, "LEAST_SECONDS", 0)
   order = []
   programs = {k: lambda k=k: order.append(k) for k in "abcd"}
-  seconds = latency._interleave(programs, 4, np.random.default_rng(0))
+  seconds = latency.take_turns(programs, 4, np.random.default_rng(0))
   assert {k: len(v) for k, v in seconds.items()} == dict.fromkeys("abcd", 4)
   order = order[4:]  # after the look at how long a call takes
   assert order[::2] == order[1::2]  # each turn: one untimed call, one timed

@@ -1,0 +1,64 @@
+"""IRLAS on scikit-learn's digits: an expert's topology guides the search.
+
+    python -m jaxnas run configs/digits_irlas.py --workdir runs/digits_irlas
+"""
+
+import dataclasses
+
+from jaxnas.config import (
+  AugmentConfig,
+  BlocksConfig,
+  DataConfig,
+  ExperimentConfig,
+  ExpertConfig,
+  OptimizerConfig,
+  RankingConfig,
+  RetrainConfig,
+  ScoreConfig,
+  SpaceConfig,
+  TrainConfig,
+)
+
+
+def get_config() -> ExperimentConfig:
+  return ExperimentConfig(
+    method="irlas",
+    space=SpaceConfig("blocks-digits"),
+    data=DataConfig("digits", augment=AugmentConfig(shift=1)),
+    train=TrainConfig(
+      epochs=100,
+      batch_size=64,
+      optimizer=OptimizerConfig(learning_rate=0.05, clip_norm=5.0),
+    ),
+    score=ScoreConfig(calibration_images=256),
+    expert=ExpertConfig(blocks=("resnext-2",)),
+    # A tenth of BlockQNN's blocks, its schedule in proportion.
+    blocks=BlocksConfig(
+      guidance=0.3, compare=(0.0, 1.0), rounds=60, per_round=16
+    ),
+    retrain=RetrainConfig(
+      epochs=60,
+      batch_size=64,
+      optimizer=OptimizerConfig(learning_rate=0.05, warmup_epochs=2),
+    ),
+    ranking=RankingConfig(n_archs=0),
+  )
+
+
+def quicktest() -> ExperimentConfig:
+  config = get_config()
+  return dataclasses.replace(
+    config,
+    space=SpaceConfig(
+      "blocks-digits", {"max_layers": 4, "stem": 4, "stages": [[4, 1], [8, 1]]}
+    ),
+    train=dataclasses.replace(config.train, epochs=2),
+    score=dataclasses.replace(config.score, calibration_images=64),
+    expert=ExpertConfig(
+      blocks=("resnet-basic",), iterations=2, rounds=10, samples=64
+    ),
+    blocks=BlocksConfig(
+      guidance=0.3, compare=(0.0,), rounds=10, per_round=4, latency_blocks=1
+    ),
+    retrain=dataclasses.replace(config.retrain, epochs=3),
+  )

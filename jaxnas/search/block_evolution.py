@@ -1,0 +1,164 @@
+"""Aging evolution of blocks: one layer changed, appended or removed."""
+
+import dataclasses
+
+import numpy as np
+
+from jaxnas.config import BlocksConfig, SearchConfig
+from jaxnas.search import base, block_search
+from jaxnas.search.block_search import BlockBudget, BlockReward, Drawn
+from jaxnas.spaces import BlockSpace, nsc
+from jaxnas.spaces.nsc import Code
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockEvolution:
+  """Aging evolution (Real et al., AAAI 2019, algorithm 1) of blocks (ours).
+
+  The population is the last `population` evaluated blocks; a child is the
+  mutated winner of a tournament. The first round draws `population` random
+  blocks where other algorithms draw `per_round`. A child that was evaluated
+  before counts as drawn and is not evaluated again.
+
+  Attributes:
+    space: the space.
+    budget: bounds on every block.
+    reward: the fitness.
+    rounds: planned rounds.
+    per_round: children of each round after the first.
+    population: blocks alive at a time, and blocks drawn by the first round.
+    tournament: blocks drawn, with replacement, to find one parent.
+    objectives: what must be told.
+  """
+
+  space: BlockSpace
+  budget: BlockBudget
+  reward: BlockReward = BlockReward()
+  rounds: int = 178
+  per_round: int = 64
+  population: int = 64
+  tournament: int = 2
+  objectives: tuple[str, ...] = ("accuracy",)
+
+  def __post_init__(self) -> None:
+    block_search.check(self)
+    base.check_at_least("search.population", self.population, 1)
+    base.check_at_least("search.tournament", self.tournament, 1)
+
+  @classmethod
+  def from_config(
+    cls,
+    search: SearchConfig,
+    blocks: BlocksConfig,
+    guidance: float,
+    space: BlockSpace,
+    budget: BlockBudget,
+  ) -> "BlockEvolution":
+    """Builds the searcher from a config; lambda is apart from it."""
+    return cls(
+      space,
+      budget,
+      BlockReward.from_config(blocks, guidance),
+      blocks.rounds,
+      blocks.per_round,
+      search.population,
+      search.tournament,
+    )
+
+  @property
+  def random_rounds(self) -> int:
+    """Rounds at the start whose blocks are random: the first."""
+    return 1
+
+  def init(self, seed: int) -> base.State:
+    """See `Searcher.init`."""
+    return base.new_state(seed)
+
+  def ask(self, state: base.State, n: int | None = None) -> np.ndarray:
+    """Draws n blocks (None: a round's); returns the new ones among them."""
+    return block_search.unseen(self.space, state, self._draw(state, n))
+
+  def tell(
+    self, state: base.State, archs: np.ndarray, metrics: base.Metrics
+  ) -> base.State:
+    """See `Searcher.tell`; no blocks need no metrics."""
+    return block_search.advance(state, self, archs, metrics)
+
+  def _draw(self, state: base.State, n: int | None) -> Drawn:
+    alive = base.archive_archs(state, self.space)[-self.population :]
+    if not len(alive):
+      n = self.population if n is None else n
+      return block_search.random_blocks(self, state, n)
+    rng = base.round_rng(state)
+    values = self.reward(state["archive"]["metrics"])[-self.population :]
+    fitness = np.nan_to_num(values, nan=-np.inf)
+    parents = [self.space.codes(arch) for arch in alive]
+
+    def breed() -> np.ndarray:
+      rivals = rng.integers(len(alive), size=self.tournament)
+      parent = parents[rivals[np.argmax(fitness[rivals])]]
+      return self.space.from_codes(mutate(rng, parent, self.space.max_layers))
+
+    n = self.per_round if n is None else n
+    return block_search.draw_blocks(self.space, self.budget, breed, n)
+
+
+def mutate(
+  rng: np.random.Generator, codes: tuple[Code, ...], max_layers: int
+) -> tuple[Code, ...]:
+  """Changes, appends or removes one layer, each as likely where possible.
+
+  A changed layer gets any other code that is legal at its index.
+
+  Args:
+    rng: NumPy generator.
+    codes: of a block.
+    max_layers: T, the number of layers of `codes` or more.
+
+  Returns:
+    Codes of another block, never the same in canonical form.
+  """
+  m = len(codes)
+  kinds = ["change"] + ["append"] * (m < max_layers) + ["remove"] * (m > 1)
+  kind = kinds[rng.integers(len(kinds))]
+  if kind == "remove":
+    return remove(codes, int(rng.integers(1, m + 1)))
+  index = m + 1 if kind == "append" else int(rng.integers(1, m + 1))
+  old = _canonical(codes[index - 1]) if kind == "change" else None
+  legal = [
+    code for code in nsc.next_codes(index)
+    if code != nsc.TERMINAL and _canonical(code) != old
+  ]  # fmt: skip
+  new = legal[rng.integers(len(legal))]
+  return codes[: index - 1] + (new,) + codes[index:]
+
+
+def remove(codes: tuple[Code, ...], index: int) -> tuple[Code, ...]:
+  """Takes one layer out; what read it reads its first input instead.
+
+  A sum or concatenation that would read one layer twice becomes the identity.
+
+  Args:
+    codes: of a block of two layers or more.
+    index: of the layer, from 1.
+  """
+  first = codes[index - 1].pred1
+  moved = lambda p: first if p == index else p - (p > index)
+  rest = []
+  for i, code in enumerate(codes, 1):
+    if i == index:
+      continue
+    inputs = [moved(p) for p in nsc.reads(code)]
+    if len(inputs) == 2 and inputs[0] == inputs[1]:
+      rest.append(Code(nsc.IDENTITY, inputs[0], 0))
+    else:
+      rest.append(Code(code.op, *inputs, *[0] * (2 - len(inputs))))
+  return tuple(rest)
+
+
+def _canonical(code: Code) -> Code:
+  """As `BlockSpace.canonical`, of one code."""
+  if code.op in nsc.TWO_INPUTS:
+    return Code(code.op, *sorted(nsc.reads(code)))
+  same = code.op in nsc.SAME_AS_IDENTITY
+  return Code(nsc.IDENTITY if same else code.op, code.pred1, 0)
