@@ -1,6 +1,6 @@
 """IRLAS on scikit-learn's digits: an expert's topology guides the search.
 
-    python -m jaxnas run configs/digits_irlas.py --workdir runs/digits_irlas
+python -m jaxnas run configs/digits_irlas.py --workdir runs/digits_irlas
 """
 
 import dataclasses
@@ -27,8 +27,10 @@ def get_config() -> ExperimentConfig:
     data=DataConfig("digits", augment=AugmentConfig(shift=1)),
     train=TrainConfig(
       epochs=100,
-      batch_size=64,
-      optimizer=OptimizerConfig(learning_rate=0.05, clip_norm=5.0),
+      batch_size=32,
+      optimizer=OptimizerConfig(
+        name="adamw", learning_rate=0.005, weight_decay=1e-4, clip_norm=5.0
+      ),
     ),
     score=ScoreConfig(calibration_images=256),
     expert=ExpertConfig(blocks=("resnext-2",)),
@@ -60,5 +62,9 @@ def quicktest() -> ExperimentConfig:
     blocks=BlocksConfig(
       guidance=0.3, compare=(0.0,), rounds=10, per_round=4, latency_blocks=1
     ),
-    retrain=dataclasses.replace(config.retrain, epochs=3),
+    retrain=dataclasses.replace(
+      config.retrain,
+      epochs=2,
+      optimizer=dataclasses.replace(config.retrain.optimizer, warmup_epochs=1),
+    ),
   )

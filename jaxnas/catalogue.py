@@ -137,7 +137,7 @@ def _spaces() -> list[dict]:
   return [
     {
       "name": name,
-      "layers": space.n_layers,
+      "layers": getattr(space, "max_layers", space.n_layers),
       "choices": int(space.n_choices.max()),
       "archs": _size(space),
       "image_size": space.image_size,

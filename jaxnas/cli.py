@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxnas.bench.options import (
+  BlockOptions,
   KernelOptions,
   MaskOptions,
   Options,
@@ -155,6 +156,7 @@ class Bench:
   what: Annotated[
     Annotated[ScoreOptions, tyro.conf.subcommand("score")]
     | Annotated[MaskOptions, tyro.conf.subcommand("masks")]
+    | Annotated[BlockOptions, tyro.conf.subcommand("blocks")]
     | Annotated[TrainOptions, tyro.conf.subcommand("train")]
     | Annotated[KernelOptions, tyro.conf.subcommand("kernels")]
     | Annotated[PredictOptions, tyro.conf.subcommand("predict")],
@@ -327,6 +329,8 @@ def _bench(options: Options | PredictOptions) -> dict:
     from jaxnas.bench.score import bench_score as run
   elif isinstance(options, MaskOptions):
     from jaxnas.bench.masks import bench_masks as run
+  elif isinstance(options, BlockOptions):
+    from jaxnas.bench.blocks import bench_blocks as run
   elif isinstance(options, TrainOptions):
     from jaxnas.bench.train import bench_train as run
   elif isinstance(options, PredictOptions):

@@ -17,10 +17,10 @@ from jaxnas.config import (
 )
 from jaxnas.costs import Budget, cost_tables
 from jaxnas.experiment import make_experiment
-from jaxnas.methods import MaskMethod, get_method, make_space
-from jaxnas.methods.checks import check_mask_config
+from jaxnas.methods import BlockMethod, MaskMethod, get_method, make_space
+from jaxnas.methods.checks import check_block_config, check_mask_config
 from jaxnas.search import SegmentSearch
-from jaxnas.spaces import MaskSpace
+from jaxnas.spaces import BlockSpace, MaskSpace, block_graph
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
 
@@ -64,6 +64,13 @@ def test_a_config_fits_its_space_method_and_budget(path, variant):
     assert isinstance(space, MaskSpace)
     assert not config.budget
     return
+  if isinstance(get_method(config.method), BlockMethod):
+    check_block_config(config)
+    assert isinstance(space, BlockSpace)
+    given = config.blocks.block or "identity@0"
+    assert block_graph(space, space.from_string(given)).nodes
+    assert not config.budget
+    return
   costs = cost_tables(space)
   # Refuses what cannot be kept.
   budget = Budget.parse(config.budget, costs, space)
@@ -92,8 +99,16 @@ def test_the_quicktest_is_the_smaller_run(path):
     load_config(f"{path}:{v}") for v in ("get_config", "quicktest")
   )
   assert quick.method == whole.method
-  assert quick.train.epochs <= 2
   assert quick.retrain.epochs <= 2
+  if isinstance(get_method(quick.method), BlockMethod):
+    assert quick.blocks.block == whole.blocks.block
+    if quick.blocks.block:
+      return
+    lambdas = 1 + len(quick.blocks.compare)
+    assert quick.blocks.rounds * quick.blocks.per_round * lambdas <= 100
+  assert quick.train.epochs <= 2
+  if isinstance(get_method(quick.method), BlockMethod):
+    return
   if isinstance(get_method(quick.method), MaskMethod):
     assert quick.masks.candidates <= 32
     assert whole.masks == dataclasses.replace(

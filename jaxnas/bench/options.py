@@ -96,6 +96,31 @@ class MaskOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
+class BlockOptions(Options):
+  """New blocks per minute: the interpreter beside a network for each block.
+
+  Both arms score the same random blocks on the same images with the same
+  weights; their scores are compared first. The interpreter is compiled once,
+  each network of its own is built and compiled before it runs.
+  """
+
+  space: str = "blocks-digits"
+  """Registered space of blocks, or a Python file with `get_space`."""
+  options: str = "{}"
+  """Arguments of the space as JSON, `{"max_layers": 10}`."""
+  n: int = 24
+  """Blocks, all of them different."""
+  calibration_images: int = 256
+  """Images that recalibrate batch norm for each block."""
+  validation_images: int = 359
+  """Images that are scored."""
+  batch_size: int = 512
+  """Images at once."""
+  data: str | None = None
+  """Source of images such as `digits`; default seeded noise."""
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainOptions(Options):
   """Images per second of the strict-fair step beside its paths in turn.
 

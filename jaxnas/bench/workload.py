@@ -82,11 +82,15 @@ def chain_space(name: str, **options) -> Space:
     UserError: for an unknown space, or a masked network.
   """
   space = get_space(name, **options)
-  if isinstance(space, MaskSpace):
+  if not isinstance(space, Space):
+    masked = isinstance(space, MaskSpace)
+    kind, verb = (
+      ("a masked network", "masks") if masked else ("of blocks", "blocks")
+    )
     raise UserError(
-      f"space {space.name!r} is a masked network, which has no layers to"
-      f" choose from; this takes {', '.join(CHAINS)} or a file with a Space,"
-      " and `bench masks` takes masked networks."
+      f"space {space.name!r} is {kind}, which has no chain of layers to choose"
+      f" for; this takes {', '.join(CHAINS)} or a file with a Space, and"
+      f" `bench {verb}` takes this one."
     )
   return space
 

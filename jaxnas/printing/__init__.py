@@ -69,6 +69,9 @@ def _cost_text(result: dict) -> str:
     return _mask_cost_text(result)
   keys = ("part", "index", "op", "in_size", "in_channels", "features", "stride",
           "params", "macs")  # fmt: skip
+  if "node" in result["layers"][0]:  # a graph's
+    keys = ("node", "op", "kernel", "size", "in_channels", "features", "params",
+            "macs")  # fmt: skip
   rows = [{k: row[k] for k in keys} for row in result["layers"]]
   return (
     f"{table(rows)}\n{result['space']} {result['arch']}:"
@@ -137,12 +140,13 @@ def _run_text(result: dict, workdir: Path) -> str:
   spent = sum(v for k, v in result["seconds"].items() if k != "compile")
   alone = metrics["standalone_accuracy"]
   alone = "not trained" if alone is None else f"{alone:.4f}"
+  supernet = metrics["supernet_accuracy"]
+  supernet = "not used" if supernet is None else f"{supernet:.4f}"
   return (
     f"chosen: {shorten(result['arch'])} of space {result['space']}"
     f" ({metrics['macs']:,} multiply-adds, {metrics['params']:,} parameters,"
     f" budget {result['budget'] or 'none'})\n"
-    f"accuracy: supernet {metrics['supernet_accuracy']:.4f},"
-    f" stand-alone {alone},"
+    f"accuracy: supernet {supernet}, stand-alone {alone},"
     f" test {metrics['test_accuracy']:.4f}\n"
     f"time: {spent:.0f} s, of it {result['seconds']['compile']:.0f} s"
     f" compiling\nread {workdir / 'report.html'}; the network is in"

@@ -72,6 +72,31 @@ def _bench_score_text(result: dict) -> str:
   return "\n\n".join(parts)
 
 
+def _bench_blocks_text(result: dict) -> str:
+  scores = result["scores"]
+  rows = [
+    {
+      "arm": arm,
+      "programs": result[arm]["programs"],
+      "compiler s": f"{result[arm]['compile_seconds']:.1f}",
+      "all blocks, from nothing, s": f"{result[arm]['total_seconds']:.1f}",
+      "once more s": spread(result[arm]["seconds"]),
+    }
+    for arm in ("alone", "interpreter")
+  ]
+  return (
+    f"{scores['compared']} blocks compared, losses differ by at most"
+    f" {scores['largest_loss_difference']:.2g},"
+    f" {scores['unequal_accuracies']} accuracies differ"
+    + ("" if scores["agree"] else "; THE ARMS DISAGREE")
+    + f"\n\n{table(rows)}\n\n"
+    f"{result['n']} new blocks: {result['total_ratio']:.1f} times faster by the"
+    f" interpreter; once all is compiled, ratio {spread(result['ratio'])};"
+    f" compiled for {result['n']} other blocks:"
+    f" {result['compilations_second_set']}"
+  )
+
+
 def _bench_masks_text(result: dict) -> str:
   scores, shared = result["scores"], result["beginnings"]
   memory = [
@@ -227,6 +252,7 @@ def _peak_of(arm: dict) -> str:
 _BENCHES: dict[str, Callable[[dict], str]] = {
   "kernels": _bench_kernels_text,
   "masks": _bench_masks_text,
+  "blocks": _bench_blocks_text,
   "predict": _bench_predict_text,
   "score": _bench_score_text,
   "train": _bench_train_text,

@@ -29,6 +29,19 @@ def glossary(run: Run) -> str:
       " out from training and selection, meant to be read once, at the end."
       " This is the number to quote.</dd></dl>"
     )
+  if run.stacked:
+    return (
+      "<dl class='glossary'>"
+      "<dt>supernet accuracy</dt><dd>A block's network with shared weights of"
+      " the interpreter supernet, on the validation split (ours, not what"
+      " BlockQNN did). Cheap; good for comparing blocks, as far as the ranking"
+      " can be trusted. The winner's is flattered: those images chose it.</dd>"
+      "<dt>stand-alone accuracy</dt><dd>The chosen block's network after"
+      " training of its own, on the validation split.</dd>"
+      "<dt>test accuracy</dt><dd>That network on images held out from training"
+      " and selection, meant to be read once, at the end. This is the number to"
+      " quote.</dd></dl>"
+    )
   return (
     "<dl class='glossary'>"
     "<dt>supernet accuracy</dt><dd>The arch evaluated with weights inherited"
@@ -85,6 +98,8 @@ def provenance(run: Run) -> str:
 
 def own_data(run: Run) -> str:
   """Commands that repeat this on the reader's data and go on from here."""
+  if run.stacked:
+    return _commands(_block_steps(run))
   return _commands(_mask_steps(run) if run.masked else _path_steps(run))
 
 
@@ -151,6 +166,45 @@ def _mask_steps(run: Run) -> Steps:
       "the winner as an ordinary model with weights",
       "python -m jaxnas export CONFIG --workdir DIR",
     ),
+  )
+
+
+def _block_steps(run: Run) -> Steps:
+  """As above; every option is one that a search for blocks reads."""
+  again = "python -m jaxnas run CONFIG --workdir NEW"
+  budget = run.budget or "macs<=60M"
+  arch = shlex.quote(run.winner or "BLOCK")
+  again_ = (
+    "the same on a folder with one sub-folder of images per class",
+    f"{again} --data folder:PATH",
+  )
+  given = (
+    "train one block, without a search",
+    f"{again} --set blocks.block={arch}",
+  )
+  model = (
+    "the winner as an ordinary model with weights",
+    "python -m jaxnas export CONFIG --workdir DIR",
+  )
+  if run.config.blocks.block:
+    return again_, given, model
+  return (
+    again_,
+    ("no block above a budget", f"{again} --budget {shlex.quote(budget)}"),
+    (
+      "BlockQNN: no guidance by experts",
+      f"{again} --set blocks.guidance=0",
+    ),
+    (
+      "another expert",
+      f"{again} --set expert.blocks=resnet-bottleneck",
+    ),
+    (
+      "accuracy and cost of any block",
+      f"python -m jaxnas score CONFIG --workdir DIR --archs {arch}",
+    ),
+    given,
+    model,
   )
 
 

@@ -7,6 +7,7 @@ from html import escape
 
 from jaxnas.report.block_layout import Key, Layout, layout
 from jaxnas.spaces import BlockSpace, nsc
+from jaxnas.spaces.blocks import Convs
 from jaxnas.spaces.macro import Macro
 from jaxnas.spaces.nsc import Code
 
@@ -20,7 +21,6 @@ _COLOURS = {
   "blue": "#2b66c4", "orange": "#cb5a1c", "green": "#1f8a63",
   "card": "#ffffff",
 }  # fmt: skip
-Convs = str  # "plain" or "separable", as in BlockSpace
 
 
 def read_block(text: str) -> tuple[Code, ...]:
@@ -29,9 +29,18 @@ def read_block(text: str) -> tuple[Code, ...]:
   Raises:
     UserError: if it is no block.
   """
-  n = text.count("-") + 1
-  space = BlockSpace("of any size", 8, 1, 2, n, Macro())
+  space = _space_for(text)
   return space.codes(space.from_string(text))
+
+
+def canonical_block(text: str) -> tuple[Code, ...]:
+  """As `read_block`, in the form in which trivially same blocks are equal."""
+  space = _space_for(text)
+  return space.codes(space.canonical(space.from_string(text))[0])
+
+
+def _space_for(text: str) -> BlockSpace:
+  return BlockSpace("of any size", 8, 1, 2, text.count("-") + 1, Macro())
 
 
 def draw_block(
@@ -216,7 +225,5 @@ def _line(start, end, key: Key, dashed: bool) -> str:
     f' stroke-width="1.4"{dash}/>'
   )
   if arrow:
-    out += (
-      f'<path d="M {x1:.1f} {y1:g} l -3.5 -6 h 7 z" fill="var(--muted)"/>'
-    )
+    out += f'<path d="M {x1:.1f} {y1:g} l -3.5 -6 h 7 z" fill="var(--muted)"/>'
   return out

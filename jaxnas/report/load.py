@@ -36,6 +36,7 @@ class Evaluated:
     candidate: number of a mask that was drawn, -1 for the threshold mask; None
       where candidates have no numbers.
     images: validation images that it was scored on, NaN unless by halving.
+    guidance: lambda of the search that evaluated a block, NaN of others.
   """
 
   arch: str
@@ -44,6 +45,7 @@ class Evaluated:
   params: float
   candidate: int | None = None
   images: float = math.nan
+  guidance: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +217,7 @@ def _evaluated(row: dict) -> Evaluated:
     *numbers,
     candidate=int(candidate) if candidate not in (None, "") else None,
     images=number(row.get("images")),
+    guidance=number(row.get("guidance")),
   )
 
 

@@ -10,10 +10,12 @@ import numpy as np
 
 from jaxnas import arch as arch_lib
 from jaxnas.costs import Budget, cost_tables
+from jaxnas.costs.block_budget import BlockBudget, block_costs
 from jaxnas.costs.mask_budget import MaskBudget
 from jaxnas.costs.masks import mask_costs
 from jaxnas.report import drawing, plots
 from jaxnas.report import statements as say
+from jaxnas.report.block_words import accuracy_name, evaluation
 from jaxnas.report.load import Evaluated, Run, number
 from jaxnas.report.markup import (
   arch_text,
@@ -34,12 +36,14 @@ def _hint(value: float) -> str:
   return f'<span title="{title}">{escape(say.count(value))}</span>'
 
 
-def _limits(run: Run) -> dict[str, float]:
+def cost_limits(run: Run) -> dict[str, float]:
   """The bounds on MACs and params; latency tables are not in a workdir."""
   parts = (p.strip() for p in run.budget.split(","))
   known = [p for p in parts if p.lower().startswith(("macs", "params"))]
   if run.masks is not None:
     return dict(MaskBudget.parse(",".join(known), run.masks).limits)
+  if run.blocks is not None:
+    return dict(BlockBudget.parse(",".join(known), run.blocks).limits)
   if run.space is None:
     return {}
   costs = cost_tables(run.space)
@@ -51,6 +55,9 @@ def _counted(run: Run) -> dict[str, int]:
   if run.masks is not None:
     arch = run.masks.from_string(run.winner)[None]
     return {k: int(v[0]) for k, v in mask_costs(run.masks, arch).items()}
+  if run.blocks is not None:
+    costs = block_costs(run.blocks, run.blocks.from_string(run.winner)[None])
+    return {k: int(costs[k][0]) for k in ("macs", "params")}
   if run.space is None:
     return {}
   arch = run.space.from_string(run.winner)[None]
@@ -59,7 +66,8 @@ def _counted(run: Run) -> dict[str, int]:
 
 def _same(a: str, b: str) -> bool:
   """Whether two texts name one arch, `203` and `2-0-3` alike."""
-  if a == b or "x" in (a[:1], b[:1]):  # a mask has one text only
+  # A mask has one text only, and so has a block.
+  if a == b or "x" in (a[:1], b[:1]) or "@" in a + b:
     return a == b
   return np.array_equal(arch_lib.from_string(a), arch_lib.from_string(b))
 
@@ -85,7 +93,7 @@ def headline(run: Run) -> str:
       "This run has no result yet (no result.json): what follows is its state"
       " so far. Give the same command again and it goes on where it stopped."
     )
-  space = run.space or run.masks
+  space = run.space or run.masks or run.blocks
   presets = space.presets if space else ()
   same = [name for name, text in presets if _same(text, winner)]
   note = f" <small>the preset {escape(same[0])}</small>" if same else ""
@@ -95,8 +103,13 @@ def headline(run: Run) -> str:
     f"{arch_text(winner)}{note}</p>"
   )
   if winner != shortened(winner):
+    what = (
+      f"block, {winner.count('@')} layers"
+      if "@" in winner
+      else (f"mask, {len(winner):,} characters")
+    )
     body += (
-      f"<details><summary>the whole mask, {len(winner):,} characters"
+      f"<details><summary>the whole {what}"
       f'</summary><pre class="mask">{escape(winner)}</pre></details>'
     )
   return body + _tiles(run) + _checks(run)
@@ -124,17 +137,21 @@ def _tiles(run: Run) -> str:
   else:
     test_note = "no interval: the number of test images is unknown"
   macs, params = (number(metrics.get(k)) for k in ("macs", "params"))
-  limits = _limits(run)
+  limits = cost_limits(run)
   standalone = {
     "inherited": "trained on from inherited weights, validation split",
     "not retrained": "not trained: the winner keeps the supernet's weights",
   }.get(
     run.result.get("retrained_from"),
     "not trained yet"
-    if run.masked and not run.result.get("retrained_from")
+    if (run.masked or run.stacked) and not run.result.get("retrained_from")
     else "trained from scratch, validation split",
   )
-  chose = ", which chose it" if run.masked else ""
+  inherited = "inherited weights, validation split"
+  if run.masked:
+    inherited += ", which chose it"
+  elif run.stacked:
+    inherited = _judged_by(run)
   tiles = [
     ("test accuracy", say.percent(test), test_note, " main"),
     (
@@ -143,7 +160,7 @@ def _tiles(run: Run) -> str:
     ),
     (
       "supernet accuracy", say.percent(metrics.get("supernet_accuracy")),
-      f"inherited weights, validation split{chose}", "",
+      inherited, "",
     ),
     ("multiply-adds", say.count(macs), _cost_note(macs, "macs", limits), ""),
     (
@@ -156,6 +173,16 @@ def _tiles(run: Run) -> str:
     f"</strong><small>{escape(note)}</small></div>"
     for name, value, note, kind in tiles
   ) + "</div>"  # fmt: skip
+
+
+def _judged_by(run: Run) -> str:
+  """What stands below the supernet accuracy of a block."""
+  if run.config.blocks.block:
+    return "none: the block was given, nothing was searched"
+  if evaluation(run) != "interpreter":
+    value = say.percent(run.searched.get("accuracy"))
+    return f"none: the search had no supernet; {accuracy_name(run)} {value}"
+  return "shared weights of the interpreter, on the images that chose it"
 
 
 def _cost_note(value: float, name: str, limits: dict[str, float]) -> str:
@@ -173,7 +200,17 @@ def _checks(run: Run) -> str:
   has_test = math.isfinite(
     number(run.result.get("metrics", {}).get("test_accuracy"))
   )
-  if split == "validation" and reads == 1:
+  if run.config.blocks.block and reads == 1:
+    text += paragraphs(
+      "The block was given, so nothing was selected; the test split was read"
+      " once, at the end."
+    )
+  elif run.stacked and evaluation(run) == "table" and reads == 1:
+    text += paragraphs(
+      "Selection used the accuracies of a given table, whose images are not"
+      " known here; the test split was read once, at the end."
+    )
+  elif split == "validation" and reads == 1:
     text += paragraphs(
       "Selection used the validation split only; the test split was read once,"
       " at the end."
@@ -192,7 +229,7 @@ def _checks(run: Run) -> str:
       "By design selection uses the validation split only and test is read"
       " once, at the end; this result.json does not record the count."
     )
-  metrics, limits = run.result.get("metrics", {}), _limits(run)
+  metrics, limits = run.result.get("metrics", {}), cost_limits(run)
   for name, counted in _counted(run).items():
     stated, limit = number(metrics.get(name)), limits.get(name)
     if math.isfinite(stated) and stated != counted:
@@ -210,8 +247,8 @@ def _checks(run: Run) -> str:
 
 def chosen(run: Run) -> str:
   """The Pareto plot, what the numbers say of the choice, and the front."""
-  if not run.archs and not run.front:
-    return ""
+  if run.stacked or (not run.archs and not run.front):
+    return ""  # blocks have sections of their own
   winner = run.winner
   metrics = run.result.get("metrics", {})
   point = [number(metrics.get(k)) for k in ("macs", "supernet_accuracy")]
@@ -219,7 +256,7 @@ def chosen(run: Run) -> str:
     np.array([(e.macs, e.accuracy) for e in part], float).reshape(-1, 2)
     for part in (run.archs, run.front)
   ]
-  limits = _limits(run)
+  limits = cost_limits(run)
   svg = plots.pareto(*points, point if winner else None, limits.get("macs"))
   caption = (
     f"{len(run.archs):,} evaluated archs and {len(run.front):,} on the front."
@@ -325,7 +362,8 @@ def _front_table(run: Run, winner: str, limits: dict[str, float]) -> str:
 
 def architecture(run: Run) -> str:
   """The drawing of the chosen arch."""
-  if not run.winner or run.masked:  # masks have a section of their own
+  # Masks and blocks have sections of their own.
+  if not run.winner or run.masked or run.stacked:
     return ""
   if run.space is None:
     return paragraphs(

@@ -4,12 +4,27 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from jaxnas.report import about, fitted, masks, outcome, process, selected
+from jaxnas.report import (
+  about,
+  block_guidance,
+  block_learning,
+  blocks,
+  fitted,
+  masks,
+  outcome,
+  process,
+  selected,
+)
 from jaxnas.report.load import Run
 from jaxnas.report.markup import section
 
 SECTIONS = (
   ("chosen", "What was chosen and why", outcome.chosen),
+  ("blocks", "The block and its experts", blocks.drawn),
+  ("best", "The best blocks", blocks.best),
+  ("expert", "What the experts teach", block_learning.expert),
+  ("guidance", "What guidance changed", block_guidance.guidance),
+  ("latency", "Is it faster?", block_guidance.latency),
   ("architecture", "The chosen architecture", outcome.architecture),
   ("kept", "What the winner keeps", masks.kept),
   ("training", "Training", process.training),
@@ -25,6 +40,7 @@ SECTIONS = (
   ("lookup", "Budgets looked up", fitted.looked_up),
   ("progress", "Search", process.progress),
   ("cost", "Time", process.cost),
+  ("sources", "What is whose", blocks.sources),
   ("glossary", "The three accuracies", about.glossary),
   ("provenance", "Provenance", about.provenance),
   ("own-data", "Run it on your own data", about.own_data),

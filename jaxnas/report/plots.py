@@ -122,6 +122,7 @@ def pareto(
   front: np.ndarray,
   winner: Sequence[float] | None,
   limit: float | None,
+  y_label: str = "supernet accuracy (validation)",
 ) -> str:
   """Accuracy against MACs: all archs, the front, the winner, the budget.
 
@@ -130,6 +131,7 @@ def pareto(
     front: `float[m, 2]`, the same for the final front.
     winner: MACs and accuracy of the winner.
     limit: largest allowed MACs.
+    y_label: which accuracy.
   """
   figure, axes = new_axes(330)
   cloud, front = (np.asarray(a, float).reshape(-1, 2) for a in (cloud, front))
@@ -159,9 +161,10 @@ def pareto(
   axes.xaxis.set_major_locator(MaxNLocator(6))
   axes.yaxis.set_major_formatter(PERCENT)
   axes.set_xlabel("multiply-adds (MACs)")
-  axes.set_ylabel("supernet accuracy (validation)")
+  axes.set_ylabel(y_label)
   legend(figure, axes, 4)
-  return to_svg(figure, "pareto", "Supernet accuracy against multiply-adds")
+  label = f"{y_label[0].upper()}{y_label[1:]} against multiply-adds"
+  return to_svg(figure, "pareto", label)
 
 
 @matplotlib.rc_context(STYLE)

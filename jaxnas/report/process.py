@@ -5,8 +5,9 @@ from html import escape
 
 import numpy as np
 
-from jaxnas.report import plots
+from jaxnas.report import block_plots, plots
 from jaxnas.report import statements as say
+from jaxnas.report.block_words import accuracy_name, evaluation
 from jaxnas.report.load import Run, number
 from jaxnas.report.markup import figure, grid, paragraphs, warning
 
@@ -17,6 +18,8 @@ def training(run: Run) -> str:
   loss = run.series("train", "epoch", "loss")
   if loss:
     label = "cross-entropy" if run.masked else "loss (mean per path)"
+    if run.stacked:
+      label = "loss (one random block a step)"
     svg = plots.curves("loss", {"loss": loss}, label)
     figures.append(figure(svg, "Supernet: training loss."))
   keys = ["validation_accuracy" + k for k in ("", "_min", "_max")]
@@ -38,6 +41,12 @@ def training(run: Run) -> str:
       "Supernet: validation accuracy of a fixed set of"
       f" {run.config.train.evaluate_archs} uniform archs, mean and range."
     )
+    if run.stacked:
+      caption = (
+        "Interpreter supernet (ours, not what BlockQNN did): accuracy with"
+        f" shared weights of a fixed set of {run.config.train.evaluate_archs}"
+        " random blocks on the validation split, mean and range."
+      )
     if run.masked:
       caption = (
         "Supernet: validation accuracy of a few masks drawn from the rates of"
@@ -113,6 +122,8 @@ def trust(run: Run) -> str:
       + (': see <a href="#selection">Was selection worth it?</a></p>'
          if run.selection or run.archs else ".</p>")
     )  # fmt: skip
+  if not ranking and run.stacked and evaluation(run) != "interpreter":
+    return ""  # no supernet, and nothing that a ranking could be of
   if not ranking:
     return (
       "<p>Unknown for this run: it has no ranking.json, so no archs were"
@@ -146,6 +157,8 @@ def trust(run: Run) -> str:
 
 def progress(run: Run) -> str:
   """Best accuracy and hypervolume by round of the search."""
+  if run.stacked:
+    return _by_guidance(run)
   figures = []
   for key, name, label, share in (
     ("best_accuracy", "best", "best supernet accuracy", True),
@@ -162,6 +175,32 @@ def progress(run: Run) -> str:
       text = f"{label[0].upper()}{label[1:]}; after the last round {last}."
       figures.append(figure(svg, escape(text)))
   return grid(figures)
+
+
+def _by_guidance(run: Run) -> str:
+  """Best accuracy by round, a line for each lambda."""
+  lines: dict[float, dict[float, float]] = {}
+  for row in run.metrics:  # a resumed run repeats rounds; the last one counts
+    if row.get("stage") == "search" and "round" in row:
+      guidance, best = (number(row.get(k)) for k in _OF_ROUND)
+      if math.isfinite(guidance) and math.isfinite(best):
+        lines.setdefault(guidance, {})[number(row["round"])] = best
+  if not lines:
+    return ""
+  name = f"best {accuracy_name(run)}"
+  svg = block_plots.rounds(
+    {g: sorted(points.items()) for g, points in lines.items()},
+    run.config.blocks.guidance,
+    name,
+  )
+  text = (
+    f"The {name} so far. The search maximises accuracy + λ F, so a λ above 0"
+    " may leave the most accurate block for one that is more like the experts."
+  )
+  return grid([figure(svg, escape(text))])
+
+
+_OF_ROUND = ("guidance", "best_accuracy")
 
 
 def cost(run: Run) -> str:

@@ -66,8 +66,10 @@ def irlas_mobile() -> BlockSpace:
   released code; the authors say 9.96M). "Mobile" is about latency here, not
   about the usual 600M multiply-adds.
   """
-  macro = Macro(published="irlas-mobile")
-  return _space("irlas-mobile", 224, 3, 1000, 5, "separable", macro)
+  return BlockSpace(
+    "irlas-mobile", 224, 3, 1000, 5, Macro(published="irlas-mobile"),
+    "separable", (("irlas-mobile", IRLAS_MOBILE),),
+  )  # fmt: skip
 
 
 def _space(name, size, channels, classes, max_layers, convs, macro):
