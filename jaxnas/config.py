@@ -506,8 +506,8 @@ class BlocksConfig:
     learning_rate: alpha of Q-learning.
     discount: gamma of Q-learning.
     initial_q: value of what was never tried.
-    shaped: spread the reward evenly over the layers, r_T / T each, instead of
-      giving it at the end.
+    shaped: each layer is rewarded by r_T / T as well, and not only the end by
+      r_T.
     policy_learning_rate: of `search.algorithm=reinforce` and of the operation
       and edge probabilities of `differentiable` (ours).
     latency_blocks: random blocks of equal accuracy that the chosen one's

@@ -188,7 +188,9 @@ def test_running_statistics_move_where_there_is_batch_norm():
     seen = measured[cell]["layers"]["norm"]["mean"]
     for layer in (0, 2):
       close(now[layer], expected(was[layer], seen[layer]))
-    np.testing.assert_array_equal(now[np.array([1, 3, 4, 5])], was[np.array([1, 3, 4, 5])])
+    np.testing.assert_array_equal(
+      now[np.array([1, 3, 4, 5])], was[np.array([1, 3, 4, 5])]
+    )
 
 
 def test_dropout_acts_in_training_only():
