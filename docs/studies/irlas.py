@@ -3,17 +3,19 @@
     python docs/studies/irlas.py digits_irlas --seeds 0 1 2 --out FILE
 
 For each seed one interpreter is trained, and one expert learned from. Then each
-arm draws equally many blocks: Q-learning with every lambda of the config (0 is
-BlockQNN), and random search. The block with the best reward of each arm (random
-search: the best accuracy) is trained from scratch, and the latencies of all of
-them are measured turn about. The validation split chooses and judges; the test
-split is not read. Differences to lambda 0 are paired over seeds, with Student
-intervals. `--ranking N` also trains N random blocks of the first seed from
-scratch, and compares the interpreter's ranking with theirs.
+arm draws equally many blocks: every algorithm (Q-learning with lambda 0 is
+BlockQNN) with every lambda of the config, and random search. The block with the
+best reward of each arm (random search: the best accuracy) is trained from
+scratch, and the latencies of all of them are measured turn about. The
+validation split chooses and judges; the test split is not read. Differences to
+lambda 0 of the same algorithm are paired over seeds, with Student intervals.
+`--ranking N` also trains N random blocks of the first seed from scratch, and
+compares the interpreter's ranking with theirs.
 """
 
 import argparse
 import dataclasses
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -37,7 +39,8 @@ from jaxnas.writer import read_json, write_json
 
 BATCHES, TURNS = (1, 16), 100
 MEASURES = (
-  "searched", "standalone", "mirror", "distance", "macs", "ms_1", "ms_16",
+  "searched", "standalone", "mirror", "distance", "mean_mirror",
+  "mean_distance", "macs", "ms_1", "ms_16",
 )  # fmt: skip
 
 
@@ -78,21 +81,33 @@ def judged(e: BlockExperiment, arms: dict[str, dict]) -> list[dict]:
         "arm": name, "arch": row["arch"], "evaluated": row["evaluated"],
         "searched": row["accuracy"], "standalone": accuracy,
         **{k: row[k] for k in ("mirror", "distance", "macs", "params")},
+        "mean_mirror": row.get("mean_mirror", float("nan")),
+        "mean_distance": row.get("mean_distance", float("nan")),
         **{f"ms_{b}": times[name][b].ms for b in BATCHES},
       }
     )  # fmt: skip
   return out
 
 
-def one_seed(config: ExperimentConfig, workdir: Path) -> list[dict]:
+def one_seed(
+  config: ExperimentConfig, root: Path, algorithms: list[str]
+) -> list[dict]:
   """All arms of one seed."""
-  e = make_experiment(config, workdir)
-  e.train()
-  e.search()
-  arms = {
-    f"lambda {row['guidance']:g}": row
-    for row in read_json(workdir / "guidance.json")["rows"]
-  }
+  arms, first = {}, root / algorithms[0]
+  for algorithm in algorithms:
+    settings = [f"search.algorithm={algorithm}"]
+    if algorithm == "evolution":  # its first round draws a population
+      settings.append(f"search.population={config.blocks.per_round}")
+    e = make_experiment(override(config, settings), root / algorithm)
+    if algorithm != algorithms[0]:  # one training serves all
+      shutil.copytree(
+        first / "checkpoints" / "train", e.workdir / "checkpoints" / "train",
+        dirs_exist_ok=True,
+      )  # fmt: skip
+    e.train()
+    e.search()
+    for row in read_json(e.workdir / "guidance.json")["rows"]:
+      arms[f"{algorithm}, lambda {row['guidance']:g}"] = row
   arms["random"] = random_best(e)
   return judged(e, arms)
 
@@ -109,16 +124,19 @@ def summary(seeds: list[list[dict]]) -> list[dict]:
   out = []
   for i, arm in enumerate(row["arm"] for row in seeds[0]):
     own = {m: np.array([s[i][m] for s in seeds], float) for m in MEASURES}
+    # Random search beside the first algorithm.
+    algorithm = (seeds[0][0]["arm"] if arm == "random" else arm).split(",")[0]
+    plain = f"{algorithm}, lambda 0"
     base = {
-      m: np.array([
-        next(r[m] for r in s if r["arm"] == "lambda 0") for s in seeds
-      ], float)
+      m: np.array(
+        [next(r[m] for r in s if r["arm"] == plain) for s in seeds], float
+      )
       for m in MEASURES
-    }  # fmt: skip
+    }
     row = {"arm": arm}
     for m in MEASURES:
       row[m] = interval(own[m])
-      if arm == "lambda 0":
+      if arm == plain:
         continue
       if m.startswith("ms"):
         # Latencies compare as ratios.
@@ -135,6 +153,9 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("config")
   parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+  parser.add_argument(
+    "--algorithms", nargs="+", default=["qlearning", "evolution"]
+  )
   parser.add_argument("--ranking", type=int, default=0)
   parser.add_argument("--set", nargs="*", default=[])
   parser.add_argument("--workdir", type=Path, default=None)
@@ -147,15 +168,19 @@ def main() -> None:
   )
   seeds, found = [], {}
   for seed in o.seeds:
-    workdir = root / f"seed{seed}"
-    seeds.append(one_seed(dataclasses.replace(config, seed=seed), workdir))
+    mine = dataclasses.replace(config, seed=seed)
+    seeds.append(one_seed(mine, root / f"seed{seed}", o.algorithms))
     found = {"seeds": seeds, "device": jax.devices()[0].device_kind}
     if len(seeds) > 1:
       found["summary"] = summary(seeds)
     write_json(o.out, found)
   if o.ranking:
-    first = dataclasses.replace(config, seed=o.seeds[0])
-    ranking = make_experiment(first, root / f"seed{o.seeds[0]}").rank()
+    first = override(
+      dataclasses.replace(config, seed=o.seeds[0]),
+      [f"search.algorithm={o.algorithms[0]}"],
+    )
+    workdir = root / f"seed{o.seeds[0]}" / o.algorithms[0]
+    ranking = make_experiment(first, workdir).rank()
     write_json(o.out, {**found, "ranking": ranking})
   for row in found.get("summary", []):
     cells = [
