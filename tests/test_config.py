@@ -141,7 +141,7 @@ def test_booleans(text):
     ("train=4", "'train' is a section; set one of its fields: epochs"),
     ("train.optimizer=sgd", "'train.optimizer' is a section"),
     ("seed.low=4", "'seed' has no fields of its own"),
-    ("=4", "Legal values: budget"),
+    ("=4", "Legal values: blocks, budget"),
     ("seed", "'seed' has no '='"),
   ],
 )

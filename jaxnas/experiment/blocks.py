@@ -1,16 +1,14 @@
 """Experiments that search a block: IRLAS on BlockQNN."""
 
-import dataclasses
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from jaxnas.bench.networks import network_latencies
 from jaxnas.costs.block_budget import block_costs
 from jaxnas.errors import UserError
 from jaxnas.experiment.base import Experiment
+from jaxnas.experiment.block_latency import write_latencies
 from jaxnas.methods import (
   BlockSetup,
   best_blocks,
@@ -20,7 +18,6 @@ from jaxnas.methods import (
   block_objective,
   block_searcher,
   check_network,
-  child_accuracy,
   equal_blocks,
   expert_guide,
   experts,
@@ -34,21 +31,20 @@ from jaxnas.methods import (
   network_batches,
   origin_of,
   random_blocks,
+  ranking_blocks,
   read_table,
   read_truth,
   search_blocks,
+  standalone_blocks,
   train_interpreter,
   train_network,
   uses_interpreter,
   write_blocks,
 )
 from jaxnas.nets import GraphNetwork, Variables, export_network
-from jaxnas.scoring import compare_rankings, evenly_spaced
+from jaxnas.scoring import compare_rankings
 from jaxnas.spaces import nsc
 from jaxnas.writer import read_json, write_json
-
-BATCHES = (1, 16)  # images of a call whose latency is measured
-TURNS = 30
 
 
 class BlockExperiment(Experiment):
@@ -163,7 +159,8 @@ class BlockExperiment(Experiment):
       network = block_network(setup, winner)
       check_network(setup, network, cut, result["accuracy"])
     equal = equal_blocks(setup, state, timing, int(best[0]))
-    self._write_latency(rows, state, equal)
+    if self.config.blocks.latency_blocks:
+      write_latencies(setup, rows, state, equal)
     write_json(self.workdir / "search.json", result)
     self._record("search", seconds + time.monotonic() - start)
     return {"stage": "search", **result}
@@ -196,8 +193,8 @@ class BlockExperiment(Experiment):
     if truth:
       selection = f"given in {Path(truth).name}"
     else:
-      archs = self._ranking_blocks(scorer, variables)
-      accuracy = self._standalone_accuracies(archs)
+      archs = ranking_blocks(setup, scorer, variables)
+      accuracy = standalone_blocks(setup, archs)
     supernet = scorer(variables, archs)["accuracy"]
     costs = block_costs(setup.space, archs)
     costs = {name: costs[name] for name in ("macs", "params")}
@@ -362,46 +359,6 @@ class BlockExperiment(Experiment):
     self._record("search", time.monotonic() - start)
     return {"stage": "search", **result}
 
-  def _write_latency(
-    self, rows: list[dict], state: dict, equal: list[int]
-  ) -> None:
-    """Measures the blocks found and random ones of equal accuracy."""
-    if not self.config.blocks.latency_blocks:
-      return
-    setup, archive = self.setup, state["archive"]
-    names = ("arch", "accuracy", "macs", "params", "guidance")
-    blocks = [
-      {"kind": "chosen" if row["chosen"] else "compared"}
-      | {name: row[name] for name in names}
-      for row in rows
-    ]
-    for i in equal:
-      values = {n: c[i] for n, c in archive["metrics"].items() if n in names}
-      arch = setup.space.to_string(np.array(archive["archs"][i]))
-      blocks.append(
-        {"kind": "random", "arch": arch, "guidance": None, **values}
-      )
-    networks = {}
-    for block in blocks:
-      network = block_network(setup, setup.space.from_string(block["arch"]))
-      fresh = fresh_network(setup, network, "latency")
-      networks[block["arch"]] = network, fresh
-    times = network_latencies(networks, BATCHES, TURNS, setup.seed("latency"))
-    for block in blocks:
-      block["times"] = {
-        str(batch): {"ms": t.ms, "low": t.low_ms, "high": t.high_ms}
-        for batch, t in times[block["arch"]].items()
-      }
-    write_json(
-      self.workdir / "latency.json",
-      {
-        "device": jax.devices()[0].device_kind,
-        "batches": list(BATCHES),
-        "turns": TURNS,
-        "blocks": blocks,
-      },
-    )
-
   def _trained(
     self, winner: np.ndarray
   ) -> tuple[GraphNetwork, Variables, float]:
@@ -416,31 +373,3 @@ class BlockExperiment(Experiment):
       start = fresh_network(setup, network, "retrain")
     variables, seconds = train_network(setup, "retrain", network, start, config)
     return network, variables, seconds
-
-  def _ranking_blocks(self, scorer, variables: Variables) -> np.ndarray:
-    """The blocks to train from scratch, by `ranking.selection`."""
-    config, setup = self.config.ranking, self.setup
-    size = config.n_archs
-    if config.selection != "uniform":
-      size = max(config.pool, size)
-    pool = np.unique(random_blocks(setup, "ranking", 4 * size), axis=0)
-    rng = np.random.default_rng(setup.seed("ranking"))
-    pool = rng.permutation(pool)[:size]
-    if config.selection == "uniform":
-      return pool
-    return pool[
-      evenly_spaced(scorer(variables, pool)["accuracy"], config.n_archs)
-    ]
-
-  def _standalone_accuracies(self, archs: np.ndarray) -> np.ndarray:
-    """Trains blocks' networks from scratch, one after the other."""
-    setup, config = self.setup, self.config.ranking
-    recipe = self.config.retrain
-    if config.epochs:
-      recipe = dataclasses.replace(recipe, epochs=config.epochs)
-    keys = jax.random.split(setup.key("rank"), len(archs))
-    accuracy = [
-      child_accuracy(setup, block_network(setup, arch), recipe, key)
-      for arch, key in zip(archs, keys, strict=True)
-    ]
-    return np.array(accuracy)

@@ -23,6 +23,7 @@ from jaxnas.methods.block_objective import (
   experts,
   read_table,
 )
+from jaxnas.methods.block_ranking import ranking_blocks, standalone_blocks
 from jaxnas.methods.block_search import (
   best_blocks,
   best_first,
@@ -125,10 +126,10 @@ __all__ = [
   "load_supernet", "make_block_setup", "make_mask_setup", "make_setup",
   "make_space", "mask_objective", "mask_sizes", "masked_batches",
   "network_batches", "origin_of", "posterior", "random_blocks", "ranking_archs",
-  "read_lookup", "read_table", "read_truth", "search_archs", "search_blocks",
-  "select_mask", "standalone_accuracies", "supernet_batches",
-  "supernet_objective", "train_fleet", "train_interpreter", "train_masked",
-  "train_network", "train_supernet", "train_winner", "tune_winner",
-  "uses_interpreter", "winning_mask", "write_blocks", "write_fairness",
-  "write_lookup", "write_posterior",
+  "ranking_blocks", "read_lookup", "read_table", "read_truth", "search_archs",
+  "search_blocks", "select_mask", "standalone_accuracies", "standalone_blocks",
+  "supernet_batches", "supernet_objective", "train_fleet", "train_interpreter",
+  "train_masked", "train_network", "train_supernet", "train_winner",
+  "tune_winner", "uses_interpreter", "winning_mask", "write_blocks",
+  "write_fairness", "write_lookup", "write_posterior",
 ]  # fmt: skip

@@ -60,9 +60,7 @@ def check_relaxed(setup: BlockSetup) -> None:
     )
   expert = config.expert
   if any(guidances(setup)):
-    check_features(
-      FeatureMap(expert.features, expert.offsets), expert.discount
-    )
+    check_features(FeatureMap(expert.features, expert.offsets), expert.discount)
   BlockRelaxation.from_config(config.blocks, 0.0, setup.space, setup.budget)
   relaxed_indices(setup)
 

@@ -98,8 +98,8 @@ def pairs(chances: Probabilities) -> tuple[jax.Array, jax.Array]:
 def mixture(chances: Probabilities) -> dict[str, jax.Array]:
   """What a network needs to compute a block that is not decided yet.
 
-  A layer is a leaf if it exists, that is, neither it nor one before it ends the
-  block, and if no layer that exists reads it. Layers are taken as independent.
+  A layer is a leaf if it exists, that is, if neither it nor one before it ends
+  the block, and if no later one reads it.
 
   Args:
     chances: probabilities; 0 and 1 only make it the block itself, with sums
@@ -113,14 +113,15 @@ def mixture(chances: Probabilities) -> dict[str, jax.Array]:
   op, first = chances["op"], chances["first"]
   low, high = pairs(chances)
   reads = _share(op, _ONE) * first + _share(op, _PAIR) * (low + high)
-  kept = 1 - op[:, nsc.NONE]
-  layer = np.arange(len(op))
-  # [i, j]: whether layer j can exist, given that layer i exists.
-  later = jnp.where(layer > layer[:, None], kept, 1.0)
-  reached = _before(jnp.cumprod(later, 1))
-  # The last layer is read by none.
-  readers = jnp.pad(reads[:, 1:], ((0, 0), (0, 1))).T
-  leaf = jnp.cumprod(kept) * jnp.prod(1 - reached * readers, 1)
+  ends = op[:, nsc.NONE]
+  # Probability that no layer from the j-th on reads layer i, by i, given that
+  # those between them exist. The last layer is read by none.
+  readers = jnp.pad(reads[:, 1:], ((0, 0), (0, 1)))
+  unread = jnp.ones(len(op))
+  for j in range(1, len(op))[::-1]:
+    passed = ends[j] + (1 - ends[j] - readers[j]) * unread
+    unread = jnp.where(np.arange(len(op)) < j, passed, unread)
+  leaf = jnp.cumprod(1 - ends) * unread
   return {"op": op, "first": first, "low": low, "high": high, "leaf": leaf}
 
 
@@ -146,7 +147,7 @@ def expected_counts(features: FeatureMap, chances: Probabilities) -> jax.Array:
   op, (low, high) = chances["op"], pairs(chances)
   alive = jnp.cumprod(1 - op[:, nsc.NONE])
   before = _before(alive)
-  n = features.names.index("pred1 offset 1")
+  n = len(features.names) - 2 * (features.offsets + 1)
   own = features.of_layers([Code(o, 0, 0) for o in range(1, len(nsc.OPS))])
   one, pair = _share(op, _ONE), _share(op, _PAIR)
   slots = _slots(len(op), features.offsets)
