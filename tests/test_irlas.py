@@ -216,8 +216,8 @@ def test_killed_and_run_again_is_the_same(
 def test_children_are_trained_each_on_its_own(config, tmp_path):
   children = override(
     config,
-    ["blocks.evaluation=children", "blocks.rounds=10", "blocks.per_round=1",
-     "blocks.child.epochs=2", "blocks.child.batch_size=32",
+    ["blocks.evaluation=children", "blocks.rounds=3", "blocks.per_round=1",
+     "blocks.child.epochs=1", "blocks.child.batch_size=32",
      "blocks.child.optimizer.schedule=cosine",
      "blocks.child.optimizer.drop_epochs=()",
      "blocks.child.optimizer.drop_factor=10",
@@ -229,7 +229,7 @@ def test_children_are_trained_each_on_its_own(config, tmp_path):
   e = begun(children, tmp_path / "a")
   found = e.search()
   assert found["evaluation"] == "children"
-  assert found["evaluated"] <= 10
+  assert found["evaluated"] <= 3
   assert read(tmp_path / "a", "result.json")["metrics"][
     "supernet_accuracy"
   ] is None  # fmt: skip
@@ -298,8 +298,7 @@ def test_a_given_block_is_trained_without_a_search(config, repo, tmp_path):
 
 
 def test_a_ranking_of_interpreter_and_stand_alone(config, finished, tmp_path):
-  ranked = override(config, ["ranking.n_archs=3", "ranking.bootstrap=20",
-                             "retrain.epochs=2"])  # fmt: skip
+  ranked = override(config, ["ranking.n_archs=3", "ranking.bootstrap=20"])
   workdir = moved(finished, tmp_path / "w")
   found = make_experiment(ranked, workdir).rank()
   assert len({r["arch"] for r in found["archs"]}) == 3

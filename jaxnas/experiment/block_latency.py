@@ -1,7 +1,6 @@
 """Latency of the blocks found, beside random ones of equal accuracy."""
 
 import jax
-import numpy as np
 
 from jaxnas.bench.networks import network_latencies
 from jaxnas.methods import BlockSetup, block_network, fresh_network
@@ -12,27 +11,25 @@ TURNS = 30
 
 
 def write_latencies(
-  setup: BlockSetup, rows: list[dict], state: dict, equal: list[int]
+  setup: BlockSetup, rows: list[dict], equal: list[dict]
 ) -> None:
   """Measures blocks on the present device and writes `latency.json`.
 
   Args:
     setup: the run.
     rows: of `guidance.json`, the blocks found.
-    state: last state of the search that chose.
-    equal: positions in its archive of random blocks of equal accuracy.
+    equal: random blocks of equal accuracy.
   """
-  archive = state["archive"]
   names = ("arch", "accuracy", "macs", "params", "guidance")
   blocks = [
     {"kind": "chosen" if row["chosen"] else "compared"}
     | {name: row[name] for name in names}
     for row in rows
   ]
-  for i in equal:
-    values = {n: c[i] for n, c in archive["metrics"].items() if n in names}
-    arch = setup.space.to_string(np.array(archive["archs"][i]))
-    blocks.append({"kind": "random", "arch": arch, "guidance": None, **values})
+  blocks += [
+    {"kind": "random"} | {name: row.get(name) for name in names}
+    for row in equal
+  ]
   networks = {}
   for block in blocks:
     network = block_network(setup, setup.space.from_string(block["arch"]))

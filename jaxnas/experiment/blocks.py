@@ -11,6 +11,7 @@ from jaxnas.experiment.base import Experiment
 from jaxnas.experiment.block_latency import write_latencies
 from jaxnas.methods import (
   BlockSetup,
+  algorithm_of,
   best_blocks,
   best_first,
   block_batches,
@@ -18,6 +19,7 @@ from jaxnas.methods import (
   block_objective,
   block_searcher,
   check_network,
+  check_relaxed,
   equal_blocks,
   expert_guide,
   experts,
@@ -35,6 +37,7 @@ from jaxnas.methods import (
   read_table,
   read_truth,
   search_blocks,
+  search_relaxed,
   standalone_blocks,
   train_interpreter,
   train_network,
@@ -63,8 +66,11 @@ class BlockExperiment(Experiment):
       block_network(setup, setup.space.from_string(blocks.block))
       return
     experts(setup)
-    for guidance in guidances(setup):
-      block_searcher(setup, guidance)
+    if algorithm_of(setup) == "differentiable":
+      check_relaxed(setup)
+    else:
+      for guidance in guidances(setup):
+        block_searcher(setup, guidance)
     if blocks.evaluation == "interpreter":
       block_batches(setup)
       setup.scorer()
@@ -137,7 +143,12 @@ class BlockExperiment(Experiment):
     seconds = time.monotonic() - start
     found, rows = {}, []
     for guidance in guidances(setup):
-      state, timing, spent = search_blocks(setup, guidance, objective)
+      if algorithm_of(setup) == "differentiable":
+        state, timing, spent = search_relaxed(
+          setup, guide, guidance, variables, objective
+        )
+      else:
+        state, timing, spent = search_blocks(setup, guidance, objective)
       best = best_first(setup, state, guidance)
       if not len(best):
         raise UserError(
@@ -158,9 +169,9 @@ class BlockExperiment(Experiment):
       cut = inherited_block(setup, variables, winner)
       network = block_network(setup, winner)
       check_network(setup, network, cut, result["accuracy"])
-    equal = equal_blocks(setup, state, timing, int(best[0]))
     if self.config.blocks.latency_blocks:
-      write_latencies(setup, rows, state, equal)
+      equal = equal_blocks(setup, objective, state, timing, rows[-1])
+      write_latencies(setup, rows, equal)
     write_json(self.workdir / "search.json", result)
     self._record("search", seconds + time.monotonic() - start)
     return {"stage": "search", **result}
@@ -329,11 +340,10 @@ class BlockExperiment(Experiment):
     top, diversity = best_blocks(setup, state, best)
     codes = setup.space.codes(setup.space.from_string(row["arch"]))
     skipped = ("low", "high", "mean_mirror", "mean_distance", "chosen")
-    algorithm = config.search.algorithm
     return {
       **{name: value for name, value in row.items() if name not in skipped},
       "choices": [nsc.to_text(code) for code in codes],
-      "algorithm": "qlearning" if algorithm == "auto" else algorithm,
+      "algorithm": algorithm_of(setup),
       "evaluation": config.blocks.evaluation,
       "bn_mode": config.score.bn_mode if self._interprets else None,
       "top": top,

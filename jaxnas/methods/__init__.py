@@ -25,6 +25,7 @@ from jaxnas.methods.block_objective import (
 )
 from jaxnas.methods.block_ranking import ranking_blocks, standalone_blocks
 from jaxnas.methods.block_search import (
+  algorithm_of,
   best_blocks,
   best_first,
   block_searcher,
@@ -76,6 +77,7 @@ from jaxnas.methods.ranking import (
   read_truth,
   standalone_accuracies,
 )
+from jaxnas.methods.relaxed import check_relaxed, search_relaxed
 from jaxnas.methods.setup import (
   BlockSetup,
   MaskSetup,
@@ -116,20 +118,20 @@ def answers_budgets(config: ExperimentConfig) -> bool:
 
 __all__ = [
   "METHODS", "BlockMethod", "BlockSetup", "MaskMethod", "MaskSetup", "Method",
-  "PathMethod", "PathSetup", "Setup", "answer", "answers_budgets",
-  "best_blocks", "best_first", "block_batches", "block_network",
-  "block_objective", "block_searcher", "check_inherited", "check_network",
-  "child_accuracy", "compact_winner", "equal_blocks", "evidence",
-  "expert_guide", "experts", "fitted_accuracies", "fleet_batches",
-  "fresh_network", "get_method", "guidance_row", "guidances", "inherited",
-  "inherited_block", "judge_winner", "load_interpreter", "load_masked",
-  "load_supernet", "make_block_setup", "make_mask_setup", "make_setup",
-  "make_space", "mask_objective", "mask_sizes", "masked_batches",
+  "PathMethod", "PathSetup", "Setup", "algorithm_of", "answer",
+  "answers_budgets", "best_blocks", "best_first", "block_batches",
+  "block_network", "block_objective", "block_searcher", "check_inherited",
+  "check_network", "check_relaxed", "child_accuracy", "compact_winner",
+  "equal_blocks", "evidence", "expert_guide", "experts", "fitted_accuracies",
+  "fleet_batches", "fresh_network", "get_method", "guidance_row", "guidances",
+  "inherited", "inherited_block", "judge_winner", "load_interpreter",
+  "load_masked", "load_supernet", "make_block_setup", "make_mask_setup",
+  "make_setup", "make_space", "mask_objective", "mask_sizes", "masked_batches",
   "network_batches", "origin_of", "posterior", "random_blocks", "ranking_archs",
   "ranking_blocks", "read_lookup", "read_table", "read_truth", "search_archs",
-  "search_blocks", "select_mask", "standalone_accuracies", "standalone_blocks",
-  "supernet_batches", "supernet_objective", "train_fleet", "train_interpreter",
-  "train_masked", "train_network", "train_supernet", "train_winner",
-  "tune_winner", "uses_interpreter", "winning_mask", "write_blocks",
-  "write_fairness", "write_lookup", "write_posterior",
+  "search_blocks", "search_relaxed", "select_mask", "standalone_accuracies",
+  "standalone_blocks", "supernet_batches", "supernet_objective", "train_fleet",
+  "train_interpreter", "train_masked", "train_network", "train_supernet",
+  "train_winner", "tune_winner", "uses_interpreter", "winning_mask",
+  "write_blocks", "write_fairness", "write_lookup", "write_posterior",
 ]  # fmt: skip

@@ -1,6 +1,5 @@
 """The search for a block, with one lambda or several, and what it found."""
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable
@@ -8,11 +7,13 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
+from jaxnas.methods.interpreter import random_blocks
 from jaxnas.methods.setup import BlockSetup
-from jaxnas.search import make_block_searcher
+from jaxnas.search import BlockReward, Searcher, make_block_searcher
 from jaxnas.spaces import nsc
 from jaxnas.writer import Progress, write_csv
 
+FRESH = 64  # random blocks drawn where a search explores none
 SAVE_EVERY = 5.0  # seconds between two checkpoints of a search
 
 State = dict
@@ -25,14 +26,17 @@ def guidances(setup: BlockSetup) -> tuple[float, ...]:
   return (*sorted(blocks.compare), blocks.guidance)
 
 
-def block_searcher(setup: BlockSetup, guidance: float):
-  """The search with one lambda."""
-  search = setup.config.search
-  if search.algorithm == "auto":
-    search = dataclasses.replace(search, algorithm="qlearning")
+def algorithm_of(setup: BlockSetup) -> str:
+  """The search of a config, Q-learning for `auto`."""
+  name = setup.config.search.algorithm
+  return "qlearning" if name == "auto" else name
+
+
+def block_searcher(setup: BlockSetup, guidance: float) -> Searcher:
+  """The search with one lambda; all but the differentiable one."""
   return make_block_searcher(
-    search.algorithm, search, setup.config.blocks, guidance, setup.space,
-    setup.budget,
+    algorithm_of(setup), setup.config.search, setup.config.blocks, guidance,
+    setup.space, setup.budget,
   )  # fmt: skip
 
 
@@ -112,7 +116,7 @@ def best_first(setup: BlockSetup, state: State, guidance: float) -> np.ndarray:
   Among equals the one with fewer multiply-adds comes first.
   """
   metrics = {k: np.array(v) for k, v in state["archive"]["metrics"].items()}
-  reward = block_searcher(setup, guidance).reward(metrics)
+  reward = BlockReward.from_config(setup.config.blocks, guidance)(metrics)
   rows = np.lexsort((metrics["macs"], -reward))
   return rows[np.isfinite(reward[rows])]
 
@@ -177,30 +181,53 @@ def best_blocks(
 
 
 def equal_blocks(
-  setup: BlockSetup, state: State, timing: list[int], best: int
-) -> list[int]:
-  """Random blocks about as accurate as the best, positions in the archive.
+  setup: BlockSetup,
+  objective: Callable[[np.ndarray], Metrics],
+  state: State,
+  timing: list[int],
+  winner: dict,
+) -> list[dict]:
+  """Random blocks about as accurate as the winner.
 
-  They are drawn from the rounds in which the search explored at random: first
-  those within one standard error of its accuracy, in random order, then the
-  nearest.
+  They are from the rounds in which the search explored at random, or drawn
+  anew if there were none: first those within one standard error of the winner's
+  accuracy, in random order, then the nearest.
 
   Args:
     setup: the run.
+    objective: evaluates blocks.
     state: last state of the search.
     timing: round of each block.
-    best: position of the block to compare with.
+    winner: its row of `guidance.json`.
+
+  Returns:
+    `blocks.latency_blocks` JSON objects, `arch` and metrics.
   """
-  count = setup.config.blocks.latency_blocks
-  accuracy = np.array(state["archive"]["metrics"]["accuracy"])
-  target = accuracy[best]
-  explored = np.array(timing) <= block_searcher(setup, 0.0).random_rounds
-  explored &= np.isfinite(accuracy) & (np.arange(len(accuracy)) != best)
-  rows = np.flatnonzero(explored)
-  error = np.sqrt(target * (1 - target) / len(setup.data.validation))
-  gap = np.abs(accuracy[rows] - target)
-  order = np.random.default_rng(setup.seed("equal")).permutation(len(rows))
+  rng = np.random.default_rng(setup.seed("equal"))
+  archive = state["archive"]
+  explored = np.array(timing) <= random_rounds(setup)
+  archs = np.array(archive["archs"], np.int32)[explored]
+  if not len(archs):
+    archs = np.unique(random_blocks(setup, "equal", FRESH), axis=0)
+  texts = np.array([setup.space.to_string(arch) for arch in archs])
+  archs = archs[texts != winner["arch"]]
+  metrics = objective(archs)
+  gap = np.abs(metrics["accuracy"] - winner["accuracy"])
+  share = winner["accuracy"]
+  error = np.sqrt(share * (1 - share) / len(setup.data.validation))
+  order = rng.permutation(np.flatnonzero(np.isfinite(gap)))
   # Equal ones in random order, the others by their distance.
   apart = np.where(gap <= error, 0, gap)
   order = order[np.argsort(apart[order], kind="stable")]
-  return rows[order][:count].tolist()
+  return [
+    {"arch": setup.space.to_string(archs[i])}
+    | {name: values[i].item() for name, values in metrics.items()}
+    for i in order[: setup.config.blocks.latency_blocks]
+  ]
+
+
+def random_rounds(setup: BlockSetup) -> int:
+  """Rounds at the start of a search whose blocks are random."""
+  if algorithm_of(setup) == "differentiable":
+    return 0
+  return block_searcher(setup, 0.0).random_rounds

@@ -45,6 +45,8 @@ def _list_text(result: dict) -> str:
 
 def _score_text(result: dict) -> str:
   race = _race_text(result["race"]) if "race" in result else ""
+  if not result["bn_mode"]:  # short trainings, or a table
+    return f"metrics of the search\n{table(result['archs'])}"
   return (
     f"supernet metrics on {result['images']} validation images, batch norm:"
     f" {result['bn_mode']}\n{race}{table(result['archs'])}"

@@ -12,6 +12,7 @@ from jaxnas.search.base import (
   single_best,
   utilities,
 )
+from jaxnas.search.block_search import BlockReward
 from jaxnas.search.block_searchers import BLOCK_SEARCHERS, make_block_searcher
 from jaxnas.search.evolution import RegularizedEvolution
 from jaxnas.search.irl import Guide, learn_guide
@@ -59,7 +60,7 @@ def planned_rounds(searcher: Searcher, config: SearchConfig) -> int:
 
 
 __all__ = [
-  "BLOCK_SEARCHERS", "SEARCHERS", "Front", "Guide", "NSGA2",
+  "BLOCK_SEARCHERS", "SEARCHERS", "BlockReward", "Front", "Guide", "NSGA2",
   "PosteriorSampler", "RandomSearch", "RegularizedEvolution", "Searcher",
   "SegmentSearch", "archive_archs", "best_number", "finalists", "front",
   "learn_guide", "make_block_searcher", "make_searcher", "parse_objective",

@@ -14,7 +14,7 @@ from jaxnas.nets import BlockSupernet, GraphNetwork, Noise, inherit_block
 from jaxnas.spaces import block_graph, get_space, nsc
 
 T = 6
-STAGES = [[4, 1], [6, 2]]
+STAGES = [[4, 1], [6, 1]]
 
 
 def make_space(convs="plain", max_layers=T, **macro):
@@ -83,7 +83,7 @@ def test_inherited_variables_fit_the_network(convs):
 @pytest.mark.parametrize("convs", ["plain", "separable"])
 def test_statistics_and_gradients_of_a_training_step(convs):
   space, _, variables, _, gradient = made(convs)
-  for arch in space.sample(np.random.default_rng(2), 4):
+  for arch in space.sample(np.random.default_rng(2), 3):
     network, own = plain(convs, arch)
 
     def loss_of(params, network=network, own=own):
@@ -183,7 +183,7 @@ def test_running_statistics_move_where_there_is_batch_norm():
   expected = lambda o, s: m * o + (1 - m) * s
   close(new["stem0_norm"], jax.tree.map(expected, old["stem0_norm"],
         measured["stem0_norm"]))  # fmt: skip
-  for cell in ("stage0.block0", "stage1.block1"):
+  for cell in ("stage0.block0", "stage1.block0"):
     was, now = (s[cell]["layers"]["norm"]["mean"] for s in (old, new))
     seen = measured[cell]["layers"]["norm"]["mean"]
     for layer in (0, 2):

@@ -191,7 +191,7 @@ def test_the_gradient_is_the_finite_difference():
   with jax.enable_x64():
     rng = np.random.default_rng(0)
     alpha = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), random_alpha(6))
-    slope = jax.grad(value)(alpha)
+    slope = jax.jit(jax.grad(value))(alpha)
     run = jax.jit(value)
     for _ in range(5):
       way = {n: jnp.asarray(rng.standard_normal(a.shape))

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxnas.catalogue import cost
 from jaxnas.costs.block_budget import BlockBudget, block_costs
 from jaxnas.costs.graph import graph_costs, graph_rows
 from jaxnas.costs.masks import mask_costs
@@ -241,7 +242,7 @@ def test_irlas_mobile_is_exact():
   # Transitions, and where a block's input is wider than its layers.
   assert len(biased) == 1 + 3 * 2 + 3 * 2
   with pytest.raises(UserError, match="its own block only"):
-    block_graph(space, space.from_string("resnet-basic"))
+    block_graph(space, space.from_string("conv3@0-conv3@1-add@0+2"))
 
 
 def test_the_published_macro_takes_other_data():
@@ -310,6 +311,17 @@ def test_images_too_small_for_the_pooling_are_named():
   space = SPACE.replace(image_size=1)
   with pytest.raises(UserError, match="pool1"):
     block_costs(space, space.from_string("conv1@0"))
+
+
+def test_a_space_of_ones_own_is_one_short_file(repo):
+  file = repo / "docs" / "examples" / "my_blocks.py"
+  assert len(file.read_text().splitlines()) < 60
+  space = get_space(str(file))
+  found = cost(space, "two-paths")
+  graph = block_graph(space, space.from_string("conv3@0-conv5@0-add@1+2"))
+  assert found["macs"] == graph_costs(graph)["macs"]
+  assert sum(row["params"] for row in found["layers"]) == found["params"]
+  assert get_space(str(file), max_layers=9).n_layers == 27
 
 
 @pytest.mark.parametrize(
