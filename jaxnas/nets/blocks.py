@@ -10,6 +10,7 @@ concatenation: concatenations never have to be built.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,8 @@ from jaxnas.nets.mbconv import dtype_of
 from jaxnas.nets.paths import Tree, Variables
 from jaxnas.spaces import BlockSpace, nsc
 from jaxnas.spaces.graph import Pool
+
+Inside = Callable[[Tree, Tree | None, jax.Array], tuple[jax.Array, Tree]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,8 +158,37 @@ class BlockSupernet:
       `batch_stats` ({} with `stored`). Those of layers without batch norm are
       meaningless.
     """
+
+    def inside(params, stats, x):
+      codes = arch.reshape(-1, 3)
+      return interpret(params, stats, codes, x, self.space.convs)
+
+    return self.around(variables, inside, images, stored, noise)
+
+  def around(
+    self,
+    variables: Variables,
+    inside: Inside,
+    images: jax.Array,
+    stored: bool,
+    noise: Noise | None = None,
+  ) -> tuple[jax.Array, Tree]:
+    """Applies the macro-architecture around what goes on inside blocks.
+
+    Args:
+      variables: of the supernet; statistics only for `stored`.
+      inside: `(params, stats, x) -> (y, measured)`, from a block's projected
+        input to the sum of its leaves' 1x1 convolutions; weights and statistics
+        (None to measure them) of all layers, stacked.
+      images: as in `apply`.
+      stored: as in `apply`.
+      noise: as in `apply`.
+
+    Returns:
+      As `apply`.
+    """
     macro = self.space.macro
-    params, stats = variables["params"], variables["batch_stats"]
+    params, stats = variables["params"], variables.get("batch_stats", {})
     measured: Tree = {}
     x = images.astype(dtype_of(self.net))
 
@@ -176,14 +208,11 @@ class BlockSupernet:
       if not name.startswith(f"{stage}."):
         stage = name.split(".")[0]
         x = pool(x, Pool("max", 2, 2))
-      own, old = params[name], stats[name]
+      own, old = params[name], stats.get(name)
       new = measured.setdefault(name, {})
       x = jax.nn.relu(x) @ own["input"]["kernel"].astype(x.dtype)
       x = norm(own, old, new, "input_norm", x)
-      x, layers = interpret(
-        own["layers"], old["layers"] if stored else None,
-        arch.reshape(-1, 3), x, self.space.convs,
-      )  # fmt: skip
+      x, layers = inside(own["layers"], old["layers"] if stored else None, x)
       if not stored:
         new["layers"] = layers
       x = norm(own, old, new, "output_norm", x)

@@ -10,19 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.nets.blocks import BlockSupernet
-from jaxnas.nets.graphs import Noise, drop_values, pool
+from jaxnas.nets.graphs import Noise
 from jaxnas.nets.interpreter import (
   HAS_NORM,
   NORM_ROW,
   batch_norm,
   branches,
 )
-from jaxnas.nets.kernels import dense_conv
-from jaxnas.nets.mbconv import dtype_of
 from jaxnas.nets.paths import Tree
 from jaxnas.spaces import nsc
 from jaxnas.spaces.blocks import Convs
-from jaxnas.spaces.graph import Pool
 
 # The end of a block adds nothing, and what is the identity is computed once.
 _SKIPPED = (nsc.NONE, *nsc.SAME_AS_IDENTITY)
@@ -55,30 +52,14 @@ def relaxed_logits(
   Returns:
     Logits `float32[B, n_classes]`.
   """
-  macro = supernet.space.macro
-  x = images.astype(dtype_of(supernet.net))
-  for i, stride in enumerate(macro.stem_strides):
-    x = jax.nn.relu(x) if i else x
-    x = dense_conv(x, params[f"stem{i}"]["kernel"].astype(x.dtype), stride)
-    x = _norm(params, f"stem{i}_norm", x)
-  stage = "stage0"
-  for name, _, _ in supernet.cells:
-    if not name.startswith(f"{stage}."):
-      stage = name.split(".")[0]
-      x = pool(x, Pool("max", 2, 2))
-    own = params[name]
-    x = jax.nn.relu(x) @ own["input"]["kernel"].astype(x.dtype)
-    x = _norm(own, "input_norm", x)
-    x = relaxed_block(own["layers"], mixture, x, supernet.space.convs)
-    x = _norm(own, "output_norm", x)
-  x = jax.nn.relu(x).mean((-3, -2))
-  if macro.hidden:
-    own = params["hidden"]
-    x = x @ own["kernel"].astype(x.dtype) + own["bias"].astype(x.dtype)
-    key = noise.key if noise else None
-    x = drop_values(jax.nn.relu(x), macro.dropout, key)
-  own = params["classifier"]
-  return x.astype(jnp.float32) @ own["linear"] + own["bias"]
+
+  def inside(own, stats, x):
+    del stats
+    y = relaxed_block(own, mixture, x, supernet.space.convs)
+    return y, {}
+
+  variables = {"params": params}
+  return supernet.around(variables, inside, images, False, noise)[0]
 
 
 def relaxed_block(
@@ -131,7 +112,3 @@ def _operation(branch, op: int, own: Tree, a: jax.Array, b: jax.Array):
   if affine is not None:
     affine = {name: v[NORM_ROW[op]] for name, v in affine.items()}
   return batch_norm(y, affine, None)[0]
-
-
-def _norm(own: Tree, name: str, x: jax.Array) -> jax.Array:
-  return batch_norm(x, own.get(name), None)[0]

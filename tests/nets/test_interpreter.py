@@ -83,7 +83,7 @@ def test_inherited_variables_fit_the_network(convs):
 @pytest.mark.parametrize("convs", ["plain", "separable"])
 def test_statistics_and_gradients_of_a_training_step(convs):
   space, _, variables, _, gradient = made(convs)
-  for arch in space.sample(np.random.default_rng(2), 3):
+  for arch in space.sample(np.random.default_rng(2), 2):
     network, own = plain(convs, arch)
 
     def loss_of(params, network=network, own=own):

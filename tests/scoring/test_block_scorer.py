@@ -76,7 +76,8 @@ def logits_of(arch, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_scores_equal_those_of_plain_networks(mode):
-  found = scorer(mode)(VARIABLES, ALL[:6], per_example=True)
+  tile = 11 if mode == "running" else 3  # changes rounding only
+  found = scorer(mode, tile)(VARIABLES, ALL[:6], per_example=True)
   y = DATA.validation.labels
   for i, arch in enumerate(ALL[:6]):
     logits = np.float64(logits_of(arch, mode))
@@ -99,11 +100,6 @@ def test_order_company_and_number_do_not_matter():
         values[i : i + 1], score(VARIABLES, ALL[i : i + 1])[name]
       )
   assert score.programs == 1  # for 37 topologies, in sets of many sizes
-
-
-def test_tiles_change_rounding_only():
-  one, other = (scorer(tile=t)(VARIABLES, ALL[:6]) for t in (3, 11))
-  np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-5)
 
 
 def test_calibrated_variables_score_the_same_outside():
