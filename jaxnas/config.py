@@ -494,7 +494,7 @@ class BlocksConfig:
       any block with shared weights (ours, not what BlockQNN did); `children`,
       a short training of each block's own network (BlockQNN); or `table`.
     table: CSV file with the columns `arch` and `accuracy`, of `table`.
-    guidance: lambda; 0 is BlockQNN.
+    guidance: lambda; 0 is BlockQNN's unguided agent.
     compare: further values of lambda that are searched with, for comparison.
     flops_penalty: mu of `- mu log(FLOPs)`, for accuracies in percent (recalled
       as 1; the authors of a reimplementation found it too strict, so 0).

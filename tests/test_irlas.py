@@ -12,7 +12,7 @@ from jaxnas.config import load_config, override
 from jaxnas.costs.block_budget import block_costs
 from jaxnas.errors import UserError
 from jaxnas.experiment import make_experiment
-from jaxnas.methods import block_search, load_interpreter
+from jaxnas.methods import BlockObjective, block_search, load_interpreter
 from jaxnas.nets import GraphNetwork, load_network
 from jaxnas.spaces import nsc
 
@@ -191,29 +191,25 @@ def test_killed_and_run_again_is_the_same(
   monkeypatch.setattr(block_search, "SAVE_EVERY", 0.0)
   workdir = tmp_path / "run"
   for after in (5, 17):  # in the first and in the second search
-    calls = []
 
-    def objective(archs, real=None, calls=calls, after=after):
-      calls.append(len(archs))
-      if len(calls) > after:
-        raise Killed
-      return real(archs)
+    class Fragile(BlockObjective):
+      calls = 0
 
-    def make(*args, objective=objective):
-      real = block_objective(*args)
-      return lambda archs: objective(archs, real)
-
-    from jaxnas.methods.block_objective import block_objective
+      def __call__(self, archs, after=after):
+        type(self).calls += 1
+        if type(self).calls > after:
+          raise Killed
+        return super().__call__(archs)
 
     with monkeypatch.context() as patch:
-      patch.setattr("jaxnas.experiment.blocks.block_objective", make)
+      patch.setattr("jaxnas.experiment.blocks.BlockObjective", Fragile)
       with pytest.raises(Killed):
         make_experiment(config, workdir).run()
   make_experiment(config, workdir).run()
   assert outcome(workdir) == outcome(finished)
 
 
-def test_children_are_trained_each_on_its_own(config, tmp_path):
+def test_children_are_trained_each_on_its_own(config, tmp_path, monkeypatch):
   children = override(
     config,
     ["blocks.evaluation=children", "blocks.rounds=3", "blocks.per_round=1",
@@ -238,6 +234,11 @@ def test_children_are_trained_each_on_its_own(config, tmp_path):
     override(children, ["blocks.guidance=0.7"]), tmp_path / "b"
   ).score(e.setup.space.from_string(found["arch"])[None])
   assert other["archs"][0]["accuracy"] == found["accuracy"]
+  # A further process trains none of them again.
+  (tmp_path / "a" / "search.json").unlink()
+  shutil.rmtree(tmp_path / "a" / "checkpoints" / "search-0.3")
+  monkeypatch.setattr("jaxnas.methods.children.child_accuracy", None)
+  assert make_experiment(children, tmp_path / "a").search() == found
   with pytest.raises(UserError, match="no interpreter"):
     e.export("inherited")
   with pytest.raises(UserError, match="no interpreter"):
@@ -338,7 +339,20 @@ def test_a_budget_bounds_every_block(config, finished, tmp_path):
     (["blocks.compare=0.3"], "differ from each other"),
     (["expert.blocks=resnet"], "unknown expert"),
     (["expert.blocks=()"], "expert.blocks is empty"),
-    (["blocks.block=conv3@1"], "leave it at its default"),
+    (["blocks.block=conv3@1"], "at layer 1 of a block"),
+    (["blocks.child.epochs=0"], "blocks.child.epochs is 0"),
+    (["blocks.child.inherit=true"], "leave it at its default"),
+    (["blocks.child.optimizer.learning_rate=-1"], "blocks.child.optimizer"),
+    (["blocks.compare=0.3000001"], "differ from each other"),
+    (["expert.blocks=resnet-bottleneck,mobilenet-v2"], "the same structure"),
+    (
+      [
+        "space.name=irlas-mobile",
+        "space.options={}",
+        "blocks.evaluation=children",
+      ],
+      "nothing to search",
+    ),
     (["masks.batch=7"], "masks.batch is 7"),
     (["train.sampler=fair"], "train.sampler is 'fair'"),
     (["retrain.epochs=0"], "retrain.inherit is false"),

@@ -10,7 +10,7 @@ from tiny import same
 from jaxnas.config import load_config, override
 from jaxnas.errors import RunError, UserError
 from jaxnas.methods import (
-  block_objective,
+  BlockObjective,
   expert_guide,
   make_block_setup,
   relaxed,
@@ -47,7 +47,7 @@ def make(config, workdir, guidance=0.3, **patched):
   setup = make_block_setup(config, workdir)
   variables = setup.supernet.init(setup.key("init"))
   guide = expert_guide(setup)
-  objective = block_objective(setup, guide, variables)
+  objective = BlockObjective(setup, guide, variables)
   objective = patched.get("objective", lambda o: o)(objective)
   return setup, lambda: search_relaxed(
     setup, guide, guidance, variables, objective

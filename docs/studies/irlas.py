@@ -27,8 +27,8 @@ from jaxnas.bench.networks import network_latencies
 from jaxnas.config import ExperimentConfig, load_config, override
 from jaxnas.experiment import BlockExperiment, make_experiment
 from jaxnas.methods import (
+  BlockObjective,
   block_network,
-  block_objective,
   child_accuracy,
   expert_guide,
   fresh_network,
@@ -39,7 +39,7 @@ from jaxnas.writer import read_json, write_json
 
 BATCHES, TURNS = (1, 16), 100
 MEASURES = (
-  "searched", "standalone", "mirror", "distance", "mean_mirror",
+  "evaluated", "searched", "standalone", "mirror", "distance", "mean_mirror",
   "mean_distance", "macs", "ms_1", "ms_16",
 )  # fmt: skip
 
@@ -48,7 +48,7 @@ def random_best(e: BlockExperiment) -> dict:
   """The best block of a random search that draws as many blocks."""
   setup, blocks = e.setup, e.config.blocks
   variables = load_interpreter(setup)
-  objective = block_objective(setup, expert_guide(setup), variables)
+  objective = BlockObjective(setup, expert_guide(setup), variables)
   searcher = make_block_searcher(
     "random", e.config.search, blocks, 0.0, setup.space, setup.budget
   )

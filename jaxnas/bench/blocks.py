@@ -34,8 +34,9 @@ TOLERANCE = 1e-3  # nats; more than that is no rounding
 def bench_blocks(options: BlockOptions) -> dict:
   """Times one program for all blocks and a program for each of them.
 
-  Both score the same random blocks with the same weights, on the same images,
-  after recalibrating batch norm on the same images; scores are compared first.
+  Both score the same random blocks with the same weights, on the same images in
+  the same tiles, after recalibrating batch norm on the same images; scores are
+  compared first.
   What a user waits for who has a set of new blocks is the total: building,
   compiling and running each network, or compiling the interpreter once and
   running it.
@@ -74,7 +75,7 @@ def bench_blocks(options: BlockOptions) -> dict:
   with Compilations() as again:
     scorer(variables, others)
   log.info("bench blocks: %d networks", o.n)
-  alone = _Alone(space, supernet.net, data, config, placement)
+  alone = _Alone(space, supernet.net, data, config, placement, scorer.tile)
   apart, first_alone = first_call(
     functools.partial(alone.build_and_score, variables, archs)
   )
@@ -152,12 +153,10 @@ class _Alone:
 
   def __init__(
     self, space: BlockSpace, net: NetConfig, data: Dataset,
-    config: ScoreConfig, placement: Placement,
+    config: ScoreConfig, placement: Placement, tile: int,
   ) -> None:  # fmt: skip
     self._space, self._net = space, net
-    self._images = Images.of(
-      data.validation, data, config.batch_size, placement
-    )
+    self._images = Images.of(data.validation, data, tile, placement)
     self._calibration = Images.of(
       calibration_split(data, config), data, config.batch_size, placement
     )
@@ -168,19 +167,21 @@ class _Alone:
   ) -> dict[str, np.ndarray]:
     """Builds, compiles and runs a network for each block."""
     host = jax.device_get(variables)
-    self._runs = []
+    self._runs, found = [], []
     for arch in archs:
       network = GraphNetwork(block_graph(self._space, arch), self._net)
       own = jax.device_put(inherit_block(self._space, arch, host))
       self._runs.append(functools.partial(_program(network), own))
       # As a loop over candidates does: one after the other.
-      jax.block_until_ready(self._run(self._runs[-1]))
-    return self.score()
+      found.append(jax.device_get(self._run(self._runs[-1])))
+    return self._means(found)
 
   def score(self) -> dict[str, np.ndarray]:
     """Runs all of them again."""
+    return self._means([jax.device_get(self._run(run)) for run in self._runs])
+
+  def _means(self, found: list[dict]) -> dict[str, np.ndarray]:
     real = np.asarray(self._images.mask)
-    found = [jax.device_get(self._run(run)) for run in self._runs]
     return {
       name: np.array([f[name][real].mean(dtype=np.float64) for f in found])
       for name in METRICS

@@ -1,5 +1,6 @@
 """Experiments that search a block: IRLAS on BlockQNN."""
 
+import logging
 import time
 from pathlib import Path
 
@@ -10,13 +11,13 @@ from jaxnas.errors import UserError
 from jaxnas.experiment.base import Experiment
 from jaxnas.experiment.block_latency import write_latencies
 from jaxnas.methods import (
+  BlockObjective,
   BlockSetup,
   algorithm_of,
   best_blocks,
   best_first,
   block_batches,
   block_network,
-  block_objective,
   block_searcher,
   check_network,
   check_relaxed,
@@ -49,6 +50,8 @@ from jaxnas.scoring import compare_rankings
 from jaxnas.spaces import nsc
 from jaxnas.writer import read_json, write_json
 
+log = logging.getLogger("jaxnas")
+
 
 class BlockExperiment(Experiment):
   """A block that is searched and stacked: irlas."""
@@ -65,6 +68,11 @@ class BlockExperiment(Experiment):
     if blocks.block:
       block_network(setup, setup.space.from_string(blocks.block))
       return
+    if setup.space.macro.published:
+      raise UserError(
+        f"space {setup.space.name!r} has one block, so there is nothing to"
+        " search; set blocks.block to it, or use blocks-imagenet."
+      )
     experts(setup)
     if algorithm_of(setup) == "differentiable":
       check_relaxed(setup)
@@ -109,6 +117,7 @@ class BlockExperiment(Experiment):
     """
     self._describe()
     if not self._interprets:
+      log.info("no supernet is trained: the section train is not used")
       self._record("train", 0.0)
       return {"stage": "train", "steps": 0, "validation_accuracy": None}
     state, seconds = train_interpreter(self.setup)
@@ -135,7 +144,7 @@ class BlockExperiment(Experiment):
     setup, start = self.setup, time.monotonic()
     variables = load_interpreter(setup) if self._interprets else None
     guide = expert_guide(setup)
-    objective = block_objective(setup, guide, variables)
+    objective = BlockObjective(setup, guide, variables)
     if self._interprets:
       probes = random_blocks(setup, "alarm", 32)
       accuracy = objective(probes)["accuracy"]
@@ -149,6 +158,7 @@ class BlockExperiment(Experiment):
         )
       else:
         state, timing, spent = search_blocks(setup, guidance, objective)
+      objective.remember(state["archive"])
       best = best_first(setup, state, guidance)
       if not len(best):
         raise UserError(
@@ -313,7 +323,7 @@ class BlockExperiment(Experiment):
       )
     self._claimed()
     variables = load_interpreter(setup) if self._interprets else None
-    objective = block_objective(setup, expert_guide(setup), variables)
+    objective = BlockObjective(setup, expert_guide(setup), variables)
     metrics = objective(setup.space.canonical(archs))
     return {
       "bn_mode": self.config.score.bn_mode if self._interprets else None,

@@ -18,7 +18,7 @@ from jaxnas.methods.base import (
   write_fairness,
 )
 from jaxnas.methods.block_objective import (
-  block_objective,
+  BlockObjective,
   expert_guide,
   experts,
   read_table,
@@ -120,7 +120,7 @@ __all__ = [
   "METHODS", "BlockMethod", "BlockSetup", "MaskMethod", "MaskSetup", "Method",
   "PathMethod", "PathSetup", "Setup", "algorithm_of", "answer",
   "answers_budgets", "best_blocks", "best_first", "block_batches",
-  "block_network", "block_objective", "block_searcher", "check_inherited",
+  "block_network", "BlockObjective", "block_searcher", "check_inherited",
   "check_network", "check_relaxed", "child_accuracy", "compact_winner",
   "equal_blocks", "evidence", "expert_guide", "experts", "fitted_accuracies",
   "fleet_batches", "fresh_network", "get_method", "guidance_row", "guidances",

@@ -1,22 +1,22 @@
 """What a search for blocks asks: an expert's topology, a block's worth."""
 
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from jaxnas.costs.block_budget import block_costs
 from jaxnas.errors import UserError
-from jaxnas.methods.interpreter import block_network
-from jaxnas.methods.networks import child_accuracy
+from jaxnas.methods.children import Children
 from jaxnas.methods.ranking import read_truth
 from jaxnas.methods.setup import BlockSetup
 from jaxnas.nets import Variables
 from jaxnas.search import Guide, learn_guide
+from jaxnas.search.features import canonical
 from jaxnas.spaces import EXPERTS, expert, nsc
 from jaxnas.writer import read_json, write_json
+
+WHOLE = ("macs", "params", "distance")  # metrics that are whole numbers
 
 Metrics = dict[str, np.ndarray]
 
@@ -35,10 +35,17 @@ def experts(setup: BlockSetup) -> dict[str, tuple[nsc.Code, ...]]:
     )
   # Experts may have more layers than the blocks that are searched.
   wide = setup.space.replace(max_layers=64)
-  return {
-    name: wide.codes(wide.from_string(name)) if "@" in name else expert(name)
-    for name in names
-  }
+  found, named = {}, {}
+  for name in names:
+    read = "@" in name
+    codes = wide.codes(wide.from_string(name)) if read else expert(name)
+    if named.setdefault(canonical(codes), name) != name:
+      raise UserError(
+        f"experts {named[canonical(codes)]!r} and {name!r} have the same"
+        " structure code; name one of them."
+      )
+    found[name] = codes
+  return found
 
 
 def expert_guide(setup: BlockSetup) -> Guide:
@@ -64,9 +71,7 @@ def expert_guide(setup: BlockSetup) -> Guide:
   return guide
 
 
-def block_objective(
-  setup: BlockSetup, guide: Guide, variables: Variables | None
-) -> Callable[[np.ndarray], Metrics]:
+class BlockObjective:
   """Objective of a search: accuracy, costs, F, and distance to the experts.
 
   Blocks that were evaluated before cost nothing: searches that are compared
@@ -76,36 +81,54 @@ def block_objective(
     setup: the run.
     guide: the mirror stimuli function.
     variables: of the interpreter, with `evaluation=interpreter`.
-
-  Returns:
-    A function of archs `int32[m, L]` in canonical form; metrics `accuracy`,
-    `macs`, `params`, `density`, `mirror`, `distance` (layers to change to reach
-    the nearest expert) and, of the interpreter, `loss`; each `[m]`.
   """
-  judge = _judge(setup, variables)
-  known = [codes for codes in experts(setup).values()]
-  cache: dict[bytes, dict[str, float]] = {}
 
-  def evaluate(archs):
-    codes = [setup.space.codes(arch) for arch in archs]
-    distance = [min(nsc.edit_distance(c, e) for e in known) for c in codes]
-    return {
-      **judge(archs),
-      **block_costs(setup.space, archs),
-      "mirror": guide(setup.space, archs),
-      "distance": np.array(distance, np.int64),
-    }
+  def __init__(
+    self, setup: BlockSetup, guide: Guide, variables: Variables | None
+  ) -> None:
+    self._space, self._guide = setup.space, guide
+    self._judge = _judge(setup, variables)
+    self._experts = [canonical(codes) for codes in experts(setup).values()]
+    self._known: dict[bytes, dict[str, float]] = {}
 
-  def objective(archs):
-    fresh = [a for a in archs if a.tobytes() not in cache]
+  def remember(self, archive: dict) -> None:
+    """Takes over what an earlier process found, the archive of a search."""
+    for i, arch in enumerate(archive["archs"]):
+      row = {name: values[i] for name, values in archive["metrics"].items()}
+      row |= {name: int(row[name]) for name in WHOLE}
+      self._known.setdefault(np.array(arch, np.int32).tobytes(), row)
+
+  def __call__(self, archs: np.ndarray) -> Metrics:
+    """Evaluates blocks.
+
+    Args:
+      archs: `int32[m, L]` in canonical form, m above 0.
+
+    Returns:
+      `accuracy`, `macs`, `params`, `density`, `mirror`, `distance` (layers to
+      change to reach the nearest expert) and, of the interpreter, `loss`; each
+      `[m]`.
+    """
+    fresh = [a for a in archs if a.tobytes() not in self._known]
     if fresh:
-      found = evaluate(np.stack(fresh))
+      found = self._evaluate(np.stack(fresh))
       for i, arch in enumerate(fresh):
-        cache[arch.tobytes()] = {k: v[i].item() for k, v in found.items()}
-    rows = [cache[a.tobytes()] for a in archs]
+        row = {name: values[i].item() for name, values in found.items()}
+        self._known[arch.tobytes()] = row
+    rows = [self._known[a.tobytes()] for a in archs]
     return {name: np.array([r[name] for r in rows]) for name in rows[0]}
 
-  return objective
+  def _evaluate(self, archs: np.ndarray) -> Metrics:
+    codes = [self._space.codes(arch) for arch in archs]
+    distance = [
+      min(nsc.edit_distance(c, e) for e in self._experts) for c in codes
+    ]
+    return {
+      **self._judge(archs),
+      **block_costs(self._space, archs),
+      "mirror": self._guide(self._space, archs),
+      "distance": np.array(distance, np.int64),
+    }
 
 
 def _judge(
@@ -124,19 +147,8 @@ def _judge(
 
     return look_up
 
-  def train(archs):
-    # Its own key for each block: neither the order nor other blocks matter.
-    keys = [
-      jax.random.fold_in(setup.key("child"), zlib.crc32(arch.tobytes()))
-      for arch in archs
-    ]
-    rows = [
-      child_accuracy(setup, block_network(setup, arch), blocks.child, key)
-      for arch, key in zip(archs, keys, strict=True)
-    ]
-    return {"accuracy": np.array(rows)}
-
-  return train
+  children = Children(setup, "children", blocks.child)
+  return lambda archs: {"accuracy": children(archs)}
 
 
 def read_table(setup: BlockSetup) -> dict[bytes, float]:

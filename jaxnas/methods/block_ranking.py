@@ -2,11 +2,10 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 
-from jaxnas.methods.interpreter import block_network, random_blocks
-from jaxnas.methods.networks import child_accuracy
+from jaxnas.methods.children import Children
+from jaxnas.methods.interpreter import random_blocks
 from jaxnas.methods.setup import BlockSetup
 from jaxnas.nets import Variables
 from jaxnas.scoring import BlockScorer, evenly_spaced
@@ -51,9 +50,4 @@ def standalone_blocks(setup: BlockSetup, archs: np.ndarray) -> np.ndarray:
   recipe = setup.config.retrain
   if epochs := setup.config.ranking.epochs:
     recipe = dataclasses.replace(recipe, epochs=epochs)
-  keys = jax.random.split(setup.key("rank"), len(archs))
-  accuracy = [
-    child_accuracy(setup, block_network(setup, arch), recipe, key)
-    for arch, key in zip(archs, keys, strict=True)
-  ]
-  return np.array(accuracy)
+  return Children(setup, "rank-children", recipe)(archs)

@@ -201,16 +201,19 @@ def equal_blocks(
     winner: its row of `guidance.json`.
 
   Returns:
-    `blocks.latency_blocks` JSON objects, `arch` and metrics.
+    At most `blocks.latency_blocks` JSON objects, `arch` and metrics.
   """
   rng = np.random.default_rng(setup.seed("equal"))
   archive = state["archive"]
   explored = np.array(timing) <= random_rounds(setup)
+  own = setup.space.from_string(winner["arch"])
   archs = np.array(archive["archs"], np.int32)[explored]
+  archs = archs[(archs != own).any(1)]
   if not len(archs):
     archs = np.unique(random_blocks(setup, "equal", FRESH), axis=0)
-  texts = np.array([setup.space.to_string(arch) for arch in archs])
-  archs = archs[texts != winner["arch"]]
+    archs = archs[(archs != own).any(1)]
+  if not len(archs):
+    return []
   metrics = objective(archs)
   gap = np.abs(metrics["accuracy"] - winner["accuracy"])
   share = winner["accuracy"]

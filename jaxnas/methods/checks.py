@@ -41,13 +41,17 @@ _WITHIN = {
   "search.controller_learning_rate": (0, math.inf),
   **{
     f"{stage}.optimizer.{name}": (0, math.inf)
-    for stage in ("train", "retrain")
+    for stage in ("train", "retrain", "blocks.child")
     for name in (
       "learning_rate", "final_learning_rate", "warmup_epochs", "weight_decay",
       "clip_norm",
     )
   },
-  **{f"{stage}.optimizer.momentum": (0, 1) for stage in ("train", "retrain")},
+  **{
+    f"{stage}.optimizer.momentum": (0, 1)
+    for stage in ("train", "retrain", "blocks.child")
+  },
+  "blocks.child.label_smoothing": (0, 1),
 }  # fmt: skip
 
 
@@ -72,8 +76,10 @@ def check_values(config: ExperimentConfig) -> None:
       f"retrain.dropout is {config.retrain.dropout}; legal: 0 to below 1, or -1"
       " for the space's."
     )
-  for stage in (config.train, config.retrain):
-    name = "train" if stage is config.train else "retrain"
+  for name, stage in (
+    ("train", config.train), ("retrain", config.retrain),
+    ("blocks.child", config.blocks.child),
+  ):  # fmt: skip
     if stage.epochs and stage.optimizer.warmup_epochs >= stage.epochs:
       raise UserError(
         f"{name}.optimizer.warmup_epochs is {stage.optimizer.warmup_epochs:g}"
@@ -227,21 +233,22 @@ def check_block_config(config: ExperimentConfig) -> None:
   refuse_foreign(config, "retrain", ("dropout",))
   refuse_foreign(config, "score", ("race",))
   refuse_foreign(
+    config, "blocks.child",
+    ("inherit", "dropout", "log_every", "checkpoint_every"),
+  )  # fmt: skip
+  refuse_foreign(
     config, "train",
     ("sampler", "paths", "pad_unequal", "share_batch", "loss_reduce",
      "paths_in_flight"),
   )  # fmt: skip
-  if not uses_interpreter(blocks):
-    refuse_foreign(config, "train")
-    if config.retrain.inherit or not config.retrain.epochs:
-      raise UserError(
-        "retrain.inherit and retrain.epochs=0 need a supernet's weights, and"
-        " without blocks.evaluation=interpreter, or with blocks.block, there is"
-        " no supernet."
-      )
+  alone = config.retrain.epochs and not config.retrain.inherit
+  if not uses_interpreter(blocks) and not alone:
+    raise UserError(
+      "retrain.inherit and retrain.epochs=0 need a supernet's weights, and there"
+      " is no supernet without blocks.evaluation=interpreter, or with"
+      " blocks.block."
+    )
   if blocks.block:
-    for section in ("search", "expert"):
-      refuse_foreign(config, section)
     return
   if not config.retrain.epochs and not config.retrain.inherit:
     raise UserError(
@@ -266,9 +273,9 @@ def check_block_config(config: ExperimentConfig) -> None:
     for v in value if isinstance(value, tuple) else (value,):
       if not 0 <= v < math.inf:
         raise UserError(f"blocks.{name} is {value}; it must be 0 or more.")
-  if blocks.guidance in blocks.compare or len({*blocks.compare}) < len(
-    blocks.compare
-  ):
+  # As they name checkpoints, six digits.
+  names = [f"{v:g}" for v in (*blocks.compare, blocks.guidance)]
+  if len({*names}) < len(names):
     raise UserError(
       f"blocks.compare {blocks.compare} must hold values that differ from each"
       f" other and from blocks.guidance, {blocks.guidance}."

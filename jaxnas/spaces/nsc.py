@@ -76,14 +76,31 @@ def leaves(codes: tuple[Code, ...]) -> list[int]:
   return [i for i in range(1, len(codes) + 1) if i not in used]
 
 
-def density(codes: tuple[Code, ...]) -> float:
-  """Edges over nodes of a block.
+def dag(codes: tuple[Code, ...]) -> tuple[list[str], np.ndarray]:
+  """A block as a directed graph, for predictors and drawings.
 
-  The sources do not say what counts. Here (ours) nodes are the input, the
-  layers and the output; edges are what the layers and the output read.
+  Args:
+    codes: of the block.
+
+  Returns:
+    The m + 2 nodes in topological order, `input`, the operations of the layers,
+    `output`; and `bool[m + 2, m + 2]`, whether column j reads row i.
   """
-  edges = sum(len(reads(code)) for code in codes) + len(leaves(codes))
-  return edges / (len(codes) + 2)
+  n = len(codes) + 2
+  edges = np.zeros((n, n), bool)
+  for i, code in enumerate(codes, 1):
+    edges[list(reads(code)), i] = True
+  edges[leaves(codes), -1] = True
+  return ["input", *(OPS[code.op] for code in codes), "output"], edges
+
+
+def density(codes: tuple[Code, ...]) -> float:
+  """Edges over nodes of a block's graph (`dag`).
+
+  The sources do not say which nodes count; that input and output do is ours.
+  """
+  nodes, edges = dag(codes)
+  return float(edges.sum() / len(nodes))
 
 
 def to_text(code: Code) -> str:

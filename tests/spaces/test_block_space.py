@@ -179,6 +179,21 @@ def test_leaves_and_density():
   assert nsc.density(codes) == pytest.approx(7 / 6)
 
 
+def test_the_graph_of_a_block():
+  codes = SPACE.codes(SPACE.from_string("conv1@0-conv3@1-add@0+1"))
+  nodes, edges = nsc.dag(codes)
+  assert nodes == ["input", "conv1", "conv3", "add", "output"]
+  assert np.argwhere(edges).tolist() == [
+    [0, 1], [0, 3], [1, 2], [1, 3], [2, 4], [3, 4],
+  ]  # fmt: skip
+  for arch in SPACE.sample(np.random.default_rng(5), 50):
+    nodes, edges = nsc.dag(SPACE.codes(arch))
+    assert not np.tril(edges).any()
+    # Every layer reads something and is read.
+    assert edges[:, 1:].any(0).all()
+    assert edges[1:-1].any(1).all()
+
+
 BLOCKS = st.integers(0, 2**31).map(
   lambda seed: SPACE.codes(SPACE.sample(np.random.default_rng(seed), 1)[0])
 )
