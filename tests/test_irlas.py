@@ -347,6 +347,7 @@ def test_a_budget_bounds_every_block(config, finished, tmp_path):
     (["expert.blocks=resnet-bottleneck,mobilenet-v2"], "the same structure"),
     (
       [
+        "space.image_size=16",
         "space.name=irlas-mobile",
         "space.options={}",
         "blocks.evaluation=children",

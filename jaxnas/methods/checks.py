@@ -119,7 +119,8 @@ def _check_schedule(stage: str, optimizer: OptimizerConfig) -> None:
     "drops": ("drop_epochs", "drop_factor"),
   }  # fmt: skip
   # The stage's own default is not what the user chose either.
-  defaults = OptimizerConfig(), getattr(ExperimentConfig(), stage).optimizer
+  own = functools.reduce(getattr, stage.split("."), ExperimentConfig())
+  defaults = OptimizerConfig(), own.optimizer
   for names in used.values():
     for name in names:
       value = getattr(optimizer, name)
@@ -244,9 +245,9 @@ def check_block_config(config: ExperimentConfig) -> None:
   alone = config.retrain.epochs and not config.retrain.inherit
   if not uses_interpreter(blocks) and not alone:
     raise UserError(
-      "retrain.inherit and retrain.epochs=0 need a supernet's weights, and there"
-      " is no supernet without blocks.evaluation=interpreter, or with"
-      " blocks.block."
+      "retrain.inherit and retrain.epochs=0 need a supernet's weights; without"
+      " blocks.evaluation=interpreter, or with blocks.block, there is no"
+      " supernet."
     )
   if blocks.block:
     return
