@@ -306,8 +306,6 @@ def take_turns(
   drifting clock rate and the neighbours' traces in the caches hit all alike. A
   turn begins with an untimed call.
   """
-  for run in programs.values():  # whatever is not compiled yet
-    jax.block_until_ready(run())
   calls = {
     key: max(1, math.ceil(LEAST_SECONDS / clock(run)[0]))
     for key, run in programs.items()

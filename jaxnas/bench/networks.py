@@ -39,6 +39,8 @@ def network_latencies(
       shape = (batch, g.image_size, g.image_size, g.image_channels)
       images = jax.device_put(rng.standard_normal(shape, np.float32))
       programs[name, batch] = functools.partial(run, images)
+      # Compiled before it is timed, or compiling would pass for a long call.
+      jax.block_until_ready(run(images))
   seconds = take_turns(programs, repeats, rng, "latency")
   times = {key: Times.of(values) for key, values in seconds.items()}
   return {
