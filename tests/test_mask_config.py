@@ -100,7 +100,8 @@ def test_every_other_field_is_left_to_masks():
   """Only what is listed is refused, so the list cannot grow by accident."""
   own = [
     path for path in LEAVES
-    if path not in FOREIGN_TO_MASKS and not path.startswith("masks.")
+    if path not in FOREIGN_TO_MASKS
+    and not path.startswith(("masks.", "blocks.", "expert."))
     and path != "train.optimizer.weight_decay"
   ]  # fmt: skip
   for path in own:
@@ -109,6 +110,14 @@ def test_every_other_field_is_left_to_masks():
     except Exception:  # noqa: BLE001, S112 - no other value is known
       continue
     check_mask_config(override(MASKS, [f"{path}={text}"]))
+
+
+@pytest.mark.parametrize("path", ["blocks.rounds", "expert.offsets"])
+def test_masks_and_paths_refuse_what_belongs_to_blocks(path):
+  text = f"{path}={another(path)[0]}"
+  for check, base in ((check_mask_config, MASKS), (check_path_config, PATHS)):
+    with pytest.raises(UserError, match=f"{path} is .* does not use it"):
+      check(override(base, [text]))
 
 
 def test_weight_decay_belongs_to_the_length_scale():
