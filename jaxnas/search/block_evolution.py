@@ -4,15 +4,14 @@ import dataclasses
 
 import numpy as np
 
-from jaxnas.config import BlocksConfig, SearchConfig
 from jaxnas.search import base, block_search
-from jaxnas.search.block_search import BlockBudget, BlockReward, Drawn
-from jaxnas.spaces import BlockSpace, nsc
+from jaxnas.search.block_search import BlockSearcher, Drawn
+from jaxnas.spaces import nsc
 from jaxnas.spaces.nsc import Code
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockEvolution:
+class BlockEvolution(BlockSearcher):
   """Aging evolution (Real et al., AAAI 2019, algorithm 1) of blocks (ours).
 
   The population is the last `population` evaluated blocks; a child is the
@@ -21,68 +20,17 @@ class BlockEvolution:
   before counts as drawn and is not evaluated again.
 
   Attributes:
-    space: the space.
-    budget: bounds on every block.
-    reward: the fitness.
-    rounds: planned rounds.
-    per_round: children of each round after the first.
     population: blocks alive at a time, and blocks drawn by the first round.
     tournament: blocks drawn, with replacement, to find one parent.
-    objectives: what must be told.
   """
 
-  space: BlockSpace
-  budget: BlockBudget
-  reward: BlockReward = BlockReward()
-  rounds: int = 178
-  per_round: int = 64
   population: int = 64
   tournament: int = 2
-  objectives: tuple[str, ...] = ("accuracy",)
 
   def __post_init__(self) -> None:
-    block_search.check(self)
+    super().__post_init__()
     base.check_at_least("search.population", self.population, 1)
     base.check_at_least("search.tournament", self.tournament, 1)
-
-  @classmethod
-  def from_config(
-    cls,
-    search: SearchConfig,
-    blocks: BlocksConfig,
-    guidance: float,
-    space: BlockSpace,
-    budget: BlockBudget,
-  ) -> "BlockEvolution":
-    """Builds the searcher from a config; lambda is apart from it."""
-    return cls(
-      space,
-      budget,
-      BlockReward.from_config(blocks, guidance),
-      blocks.rounds,
-      blocks.per_round,
-      search.population,
-      search.tournament,
-    )
-
-  @property
-  def random_rounds(self) -> int:
-    """Rounds at the start whose blocks are random: the first."""
-    return 1
-
-  def init(self, seed: int) -> base.State:
-    """See `Searcher.init`."""
-    return base.new_state(seed)
-
-  def ask(self, state: base.State, n: int | None = None) -> np.ndarray:
-    """Draws n blocks (None: a round's); returns the new ones among them."""
-    return block_search.unseen(self.space, state, self._draw(state, n))
-
-  def tell(
-    self, state: base.State, archs: np.ndarray, metrics: base.Metrics
-  ) -> base.State:
-    """See `Searcher.tell`; no blocks need no metrics."""
-    return block_search.advance(state, self, archs, metrics)
 
   def _draw(self, state: base.State, n: int | None) -> Drawn:
     alive = base.archive_archs(state, self.space)[-self.population :]
@@ -99,8 +47,7 @@ class BlockEvolution:
       parent = parents[rivals[np.argmax(fitness[rivals])]]
       return self.space.from_codes(mutate(rng, parent, self.space.max_layers))
 
-    n = self.per_round if n is None else n
-    return block_search.draw_blocks(self.space, self.budget, breed, n)
+    return self._draw_with(breed, n)
 
 
 def mutate(

@@ -8,7 +8,7 @@ round may evaluate fewer blocks, or none: `tell` of no blocks ends it.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -201,27 +201,16 @@ def lessons(
   return rows, np.array(rewards, np.float64)
 
 
-def check(searcher: Any) -> None:
-  """Checks the sizes that all searchers of blocks have.
-
-  Raises:
-    UserError: for a size that is too small.
-  """
-  base.check_at_least("blocks.rounds", searcher.rounds, 1)
-  base.check_at_least("blocks.per_round", searcher.per_round, 1)
-
-
 @dataclasses.dataclass(frozen=True)
-class BlockRandom:
-  """Random blocks, drawn as BlockQNN's agent explores: the baseline.
+class BlockSearcher:
+  """What all searchers of blocks have; a further one says what it draws.
 
   Attributes:
     space: the space.
-    budget: bounds on every block.
-    reward: what a block is worth; no draw depends on it.
+    budget: bounds on every evaluated block.
+    reward: what a block is worth.
     rounds: planned rounds.
     per_round: blocks drawn in each.
-    objectives: what must be told.
   """
 
   space: BlockSpace
@@ -229,30 +218,91 @@ class BlockRandom:
   reward: BlockReward = BlockReward()
   rounds: int = 178
   per_round: int = 64
-  objectives: tuple[str, ...] = ("accuracy",)
+  objectives: ClassVar[tuple[str, ...]] = ("accuracy",)
 
   def __post_init__(self) -> None:
-    check(self)
+    base.check_at_least("blocks.rounds", self.rounds, 1)
+    base.check_at_least("blocks.per_round", self.per_round, 1)
+
+  @classmethod
+  def from_config(
+    cls,
+    config: BlocksConfig,
+    guidance: float,
+    space: BlockSpace,
+    budget: BlockBudget,
+    **constants,
+  ) -> Self:
+    """Builds the searcher from a config.
+
+    Args:
+      config: sizes and penalties; its `guidance` is not read.
+      guidance: lambda.
+      space: the space.
+      budget: bounds on every block.
+      **constants: what the searcher has of its own from elsewhere.
+    """
+    return cls(
+      space, budget, BlockReward.from_config(config, guidance),
+      config.rounds, config.per_round, **cls.constants_of(config), **constants,
+    )  # fmt: skip
+
+  @classmethod
+  def constants_of(cls, config: BlocksConfig) -> dict:
+    """The searcher's own constants in a config, by name."""
+    del config
+    return {}
 
   @property
   def random_rounds(self) -> int:
-    """All rounds."""
-    return self.rounds
+    """Rounds at the start whose blocks are random; the first, if not said."""
+    return 1
 
   def init(self, seed: int) -> base.State:
     """See `Searcher.init`."""
     return base.new_state(seed)
 
   def ask(self, state: base.State, n: int | None = None) -> np.ndarray:
-    """Draws n blocks (None: `per_round`); returns the new ones among them."""
-    drawn = random_blocks(self, state, self.per_round if n is None else n)
-    return unseen(self.space, state, drawn)
+    """Draws n blocks (None: a round's); returns the new ones among them."""
+    return unseen(self.space, state, self._draw(state, n))
 
   def tell(
     self, state: base.State, archs: np.ndarray, metrics: base.Metrics
   ) -> base.State:
     """See `Searcher.tell`; no blocks need no metrics."""
     return advance(state, self, archs, metrics)
+
+  def _draw(self, state: base.State, n: int | None) -> Drawn:
+    """The blocks of the state's round."""
+    raise NotImplementedError
+
+  def _draw_with(self, draw: Callable[[], np.ndarray], n: int | None) -> Drawn:
+    n = self.per_round if n is None else n
+    return draw_blocks(self.space, self.budget, draw, n)
+
+
+def check_step(rate: float) -> None:
+  """Checks `blocks.policy_learning_rate`.
+
+  Raises:
+    UserError: if it is negative or not finite.
+  """
+  if not (math.isfinite(rate) and rate >= 0):
+    raise UserError(
+      f"blocks.policy_learning_rate is {rate}; it must be 0 or more."
+    )
+
+
+class BlockRandom(BlockSearcher):
+  """Random blocks, drawn as BlockQNN's agent explores: the baseline."""
+
+  @property
+  def random_rounds(self) -> int:
+    """All rounds."""
+    return self.rounds
+
+  def _draw(self, state: base.State, n: int | None) -> Drawn:
+    return random_blocks(self, state, self.per_round if n is None else n)
 
 
 def random_blocks(searcher: Any, state: base.State, n: int) -> Drawn:

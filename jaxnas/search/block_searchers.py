@@ -1,27 +1,22 @@
 """The searchers of blocks by name."""
 
-from collections.abc import Callable
-
 from jaxnas.config import BlocksConfig, SearchConfig
 from jaxnas.errors import unknown
-from jaxnas.search.base import Searcher
 from jaxnas.search.block_evolution import BlockEvolution
-from jaxnas.search.block_search import BlockBudget, BlockRandom, BlockReward
+from jaxnas.search.block_search import (
+  BlockBudget,
+  BlockRandom,
+  BlockSearcher,
+)
 from jaxnas.search.qlearning import BlockQLearning
 from jaxnas.search.reinforce import BlockReinforce
 from jaxnas.spaces import BlockSpace
 
-
-def _random(search, blocks, guidance, space, budget) -> BlockRandom:
-  reward = BlockReward.from_config(blocks, guidance)
-  return BlockRandom(space, budget, reward, blocks.rounds, blocks.per_round)
-
-
-BLOCK_SEARCHERS: dict[str, Callable[..., Searcher]] = {
-  "qlearning": lambda search, *rest: BlockQLearning.from_config(*rest),
-  "reinforce": lambda search, *rest: BlockReinforce.from_config(*rest),
-  "evolution": BlockEvolution.from_config,
-  "random": _random,
+BLOCK_SEARCHERS: dict[str, type[BlockSearcher]] = {
+  "qlearning": BlockQLearning,
+  "reinforce": BlockReinforce,
+  "evolution": BlockEvolution,
+  "random": BlockRandom,
 }
 
 
@@ -32,7 +27,7 @@ def make_block_searcher(
   guidance: float,
   space: BlockSpace,
   budget: BlockBudget,
-) -> Searcher:
+) -> BlockSearcher:
   """Builds a searcher of blocks.
 
   Each draws `blocks.per_round` blocks in each of `blocks.rounds` rounds, only
@@ -51,4 +46,8 @@ def make_block_searcher(
   """
   if algorithm not in BLOCK_SEARCHERS:
     raise unknown("search algorithm of blocks", algorithm, BLOCK_SEARCHERS)
-  return BLOCK_SEARCHERS[algorithm](search, blocks, guidance, space, budget)
+  more = {}
+  if algorithm == "evolution":
+    more = {"population": search.population, "tournament": search.tournament}
+  kind = BLOCK_SEARCHERS[algorithm]
+  return kind.from_config(blocks, guidance, space, budget, **more)

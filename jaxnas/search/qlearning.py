@@ -6,9 +6,8 @@ import numpy as np
 
 from jaxnas.config import BlocksConfig
 from jaxnas.search import base, block_search, qtable
-from jaxnas.search.block_search import BlockBudget, BlockReward, Drawn
+from jaxnas.search.block_search import BlockSearcher, Drawn
 from jaxnas.search.qtable import QTable
-from jaxnas.spaces import BlockSpace
 from jaxnas.spaces.nsc import Code
 
 # Rounds at epsilon 1.0, 0.9, ..., 0.1 (from independent sources); 178 in all.
@@ -26,7 +25,7 @@ def epsilons(rounds: int) -> np.ndarray:
     rounds: 1 or more; 178 gives the schedule itself.
 
   Returns:
-    `float64[rounds]`, descending from 1.0 to 0.1.
+    `float64[rounds]`, descending from 1.0, to 0.1 if there are ten or more.
   """
   total = sum(SCHEDULE)
   least = int(rounds >= len(SCHEDULE))
@@ -38,7 +37,7 @@ def epsilons(rounds: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockQLearning:
+class BlockQLearning(BlockSearcher):
   """BlockQNN's agent on a reward (from independent sources; defaults theirs).
 
   Each round draws blocks by the epsilon-greedy policy, remembers them with
@@ -48,58 +47,32 @@ class BlockQLearning:
   budget are remembered as the worst so far, as are failed ones (ours). Blocks
   that were told without being drawn are remembered as told (ours).
 
+  Epsilon falls over the planned rounds and stays at its last value behind them.
+  BlockQNN draws 64 blocks a round (recalled).
+
   Attributes:
-    space: the space.
-    budget: bounds on every evaluated block.
-    reward: what a block is worth.
-    rounds: planned rounds, by which epsilon falls; it stays at its last value
-      behind them.
-    per_round: blocks drawn in each; 64 (recalled).
-    replay: updates after each.
+    replay: updates after each round.
     learning_rate: alpha.
     discount: gamma.
     initial_q: value of what was never tried.
     shaped: see `QTable.replay`.
-    objectives: what must be told.
   """
 
-  space: BlockSpace
-  budget: BlockBudget
-  reward: BlockReward = BlockReward()
-  rounds: int = 178
-  per_round: int = 64
   replay: int = 64
   learning_rate: float = 0.01
   discount: float = 1.0
   initial_q: float = 0.5
   shaped: bool = True
-  objectives: tuple[str, ...] = ("accuracy",)
 
   def __post_init__(self) -> None:
-    block_search.check(self)
+    super().__post_init__()
     qtable.check_constants(self.learning_rate, self.discount, self.replay)
 
   @classmethod
-  def from_config(
-    cls,
-    config: BlocksConfig,
-    guidance: float,
-    space: BlockSpace,
-    budget: BlockBudget,
-  ) -> "BlockQLearning":
-    """Builds the searcher from a config; lambda is apart from it."""
-    return cls(
-      space,
-      budget,
-      BlockReward.from_config(config, guidance),
-      config.rounds,
-      config.per_round,
-      config.replay,
-      config.learning_rate,
-      config.discount,
-      config.initial_q,
-      config.shaped,
-    )
+  def constants_of(cls, config: BlocksConfig) -> dict:
+    """See `BlockSearcher`."""
+    names = ("replay", "learning_rate", "discount", "initial_q", "shaped")
+    return {name: getattr(config, name) for name in names}
 
   @property
   def random_rounds(self) -> int:
@@ -117,17 +90,12 @@ class BlockQLearning:
     memory = {"blocks": [], "rewards": []}
     return base.new_state(seed, q=table.to_json(), memory=memory)
 
-  def ask(self, state: base.State, n: int | None = None) -> np.ndarray:
-    """Draws n blocks (None: `per_round`); returns the new ones among them."""
-    drawn = self._draw(state, self._table(state), n)
-    return block_search.unseen(self.space, state, drawn)
-
   def tell(
     self, state: base.State, archs: np.ndarray, metrics: base.Metrics
   ) -> base.State:
     """See `Searcher.tell`; no blocks need no metrics."""
     table = self._table(state)
-    drawn = self._draw(state, table, None)
+    drawn = self._draw(state, None, table)
     new = block_search.advance(state, self, archs, metrics)
     learned, rewards = block_search.lessons(new, self, drawn, archs)
     memory = {
@@ -150,12 +118,15 @@ class BlockQLearning:
   def _table(self, state: base.State) -> QTable:
     return QTable.from_json(state["q"], self.space.max_layers)
 
-  def _draw(self, state: base.State, table: QTable, n: int | None) -> Drawn:
+  def _draw(
+    self, state: base.State, n: int | None, table: QTable | None = None
+  ) -> Drawn:
+    table = table or self._table(state)
     rng = base.round_rng(state)
     epsilon = epsilons(self.rounds)[min(state["round"], self.rounds - 1)]
-    draw = lambda: self.space.from_codes(table.draw(rng, epsilon))
-    n = self.per_round if n is None else n
-    return block_search.draw_blocks(self.space, self.budget, draw, n)
+    return self._draw_with(
+      lambda: self.space.from_codes(table.draw(rng, epsilon)), n
+    )
 
 
 def _trim(arch: np.ndarray) -> list[int]:

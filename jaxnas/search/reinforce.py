@@ -5,15 +5,13 @@ claim (paper); this policy and all its constants are ours.
 """
 
 import dataclasses
-import math
 
 import numpy as np
 
 from jaxnas.config import BlocksConfig
-from jaxnas.errors import UserError
 from jaxnas.search import base, block_search
-from jaxnas.search.block_search import BlockBudget, BlockReward, Drawn
-from jaxnas.spaces import BlockSpace, nsc
+from jaxnas.search.block_search import BlockSearcher, Drawn
+from jaxnas.spaces import nsc
 
 # Weight of the mean entropy of a categorical, share of the old baseline kept,
 # decays and floor of Adam. What no block of a round chose has a gradient of
@@ -26,7 +24,7 @@ Logits = np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockReinforce:
+class BlockReinforce(BlockSearcher):
   """A factorised policy, made likelier to draw what beats a moving baseline.
 
   Each layer has independent categoricals over its operation and both of its
@@ -36,53 +34,19 @@ class BlockReinforce:
   they had been.
 
   Attributes:
-    space: the space.
-    budget: bounds on every evaluated block.
-    reward: what a block is worth.
-    rounds: planned rounds.
-    per_round: blocks drawn in each.
     learning_rate: step size of Adam, one step a round.
-    objectives: what must be told.
   """
 
-  space: BlockSpace
-  budget: BlockBudget
-  reward: BlockReward = BlockReward()
-  rounds: int = 178
-  per_round: int = 64
   learning_rate: float = 0.05
-  objectives: tuple[str, ...] = ("accuracy",)
 
   def __post_init__(self) -> None:
-    block_search.check(self)
-    rate = self.learning_rate
-    if not (math.isfinite(rate) and rate >= 0):
-      raise UserError(
-        f"blocks.policy_learning_rate is {rate}; it must be 0 or more."
-      )
+    super().__post_init__()
+    block_search.check_step(self.learning_rate)
 
   @classmethod
-  def from_config(
-    cls,
-    config: BlocksConfig,
-    guidance: float,
-    space: BlockSpace,
-    budget: BlockBudget,
-  ) -> "BlockReinforce":
-    """Builds the searcher from a config; lambda is apart from it."""
-    return cls(
-      space,
-      budget,
-      BlockReward.from_config(config, guidance),
-      config.rounds,
-      config.per_round,
-      config.policy_learning_rate,
-    )
-
-  @property
-  def random_rounds(self) -> int:
-    """Rounds at the start whose blocks are random: the first."""
-    return 1
+  def constants_of(cls, config: BlocksConfig) -> dict:
+    """See `BlockSearcher`."""
+    return {"learning_rate": config.policy_learning_rate}
 
   def init(self, seed: int) -> base.State:
     """Returns the state of round 0: see `Searcher.init`.
@@ -108,10 +72,6 @@ class BlockReinforce:
     """
     return _split(np.exp(log_policy(np.array(state["logits"]))))
 
-  def ask(self, state: base.State, n: int | None = None) -> np.ndarray:
-    """Draws n blocks (None: `per_round`); returns the new ones among them."""
-    return block_search.unseen(self.space, state, self._draw(state, n))
-
   def tell(
     self, state: base.State, archs: np.ndarray, metrics: base.Metrics
   ) -> base.State:
@@ -135,9 +95,7 @@ class BlockReinforce:
   def _draw(self, state: base.State, n: int | None) -> Drawn:
     rng = base.round_rng(state)
     policy = self.probabilities(state)
-    n = self.per_round if n is None else n
-    draw = lambda: draw_block(rng, *policy)
-    return block_search.draw_blocks(self.space, self.budget, draw, n)
+    return self._draw_with(lambda: draw_block(rng, *policy), n)
 
 
 def draw_block(

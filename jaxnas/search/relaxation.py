@@ -11,7 +11,6 @@ nothing else are one block.
 """
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +19,10 @@ import numpy as np
 from jaxnas.config import BlocksConfig
 from jaxnas.errors import UserError
 from jaxnas.search import base, block_search
-from jaxnas.search.block_search import BlockBudget, BlockReward, Drawn
+from jaxnas.search.block_search import BlockSearcher, Drawn
 from jaxnas.search.features import FeatureMap
 from jaxnas.search.irl import Guide
-from jaxnas.spaces import BlockSpace, nsc
+from jaxnas.spaces import nsc
 from jaxnas.spaces.nsc import Code
 
 # "op" [T, 11], "first" and "second" [T, T]: logits, or probabilities. Row i is
@@ -241,35 +240,21 @@ def _slots(max_layers: int, offsets: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockRelaxation:
+class BlockRelaxation(BlockSearcher):
   """The blocks that a relaxation becomes; gradients move it elsewhere.
 
+  Each round makes `per_round` updates and decodes one block.
+
   Attributes:
-    space: the space.
-    budget: bounds on every evaluated block.
-    reward: what a block is worth; without penalties, which have no gradient
-      here.
-    rounds: planned rounds, each of which decodes one block.
-    per_round: updates of weights and of probabilities in each.
     learning_rate: of the probabilities.
-    objectives: what must be told.
   """
 
-  space: BlockSpace
-  budget: BlockBudget
-  reward: BlockReward = BlockReward()
-  rounds: int = 178
-  per_round: int = 64
   learning_rate: float = 0.05
-  objectives: tuple[str, ...] = ("accuracy",)
 
   def __post_init__(self) -> None:
-    block_search.check(self)
-    rate = self.learning_rate
-    if not (math.isfinite(rate) and rate >= 0):
-      raise UserError(
-        f"blocks.policy_learning_rate is {rate}; it must be 0 or more."
-      )
+    super().__post_init__()
+    block_search.check_step(self.learning_rate)
+    # They have no gradient here.
     for field in ("flops_penalty", "density_penalty"):
       if value := getattr(self.reward, field):
         raise UserError(
@@ -278,31 +263,14 @@ class BlockRelaxation:
         )
 
   @classmethod
-  def from_config(
-    cls,
-    config: BlocksConfig,
-    guidance: float,
-    space: BlockSpace,
-    budget: BlockBudget,
-  ) -> "BlockRelaxation":
-    """Builds it from a config; lambda is apart from it."""
-    return cls(
-      space,
-      budget,
-      BlockReward.from_config(config, guidance),
-      config.rounds,
-      config.per_round,
-      config.policy_learning_rate,
-    )
+  def constants_of(cls, config: BlocksConfig) -> dict:
+    """See `BlockSearcher`."""
+    return {"learning_rate": config.policy_learning_rate}
 
   @property
   def random_rounds(self) -> int:
     """Rounds at the start whose blocks are random: none."""
     return 0
-
-  def init(self, seed: int) -> base.State:
-    """See `Searcher.init`."""
-    return base.new_state(seed)
 
   def ask(self, state: base.State, chances: Probabilities) -> np.ndarray:
     """The block that the probabilities decode to, if it is new.
@@ -324,9 +292,3 @@ class BlockRelaxation:
     kept = shorter[np.asarray(self.budget.allows(shorter), bool)][:1]
     drawn = Drawn(kept, np.ones(len(kept), bool))
     return block_search.unseen(self.space, state, drawn)
-
-  def tell(
-    self, state: base.State, archs: np.ndarray, metrics: base.Metrics
-  ) -> base.State:
-    """See `Searcher.tell`; no blocks need no metrics."""
-    return block_search.advance(state, self, archs, metrics)
