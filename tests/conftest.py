@@ -30,6 +30,20 @@ def shared_data() -> Callable[[str], Path]:
   return find
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_memory_maps() -> Iterator[None]:
+  """Drops compiled programs before the process may map no more memory.
+
+  Each keeps several maps, Linux allows 65,530, and XLA crashes beyond.
+  """
+  yield
+  maps = Path("/proc/self/maps")
+  if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+    import jax
+
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def xla_cache(tmp_path_factory) -> dict[str, str]:
   """Environment in which processes share what they compile."""

@@ -2,19 +2,21 @@
 
 import abc
 import logging
-import platform
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-import flax
 import jax
 import numpy as np
 
-import jaxnas
 from jaxnas.compilations import Compilations
-from jaxnas.config import ExperimentConfig, fingerprint, to_json
+from jaxnas.config import ExperimentConfig, to_json
 from jaxnas.errors import UserError
+from jaxnas.experiment.claim import begin, check_claim, check_images
 from jaxnas.memory import keep_freed_memory
-from jaxnas.methods import Setup, get_method
+from jaxnas.methods import Setup, get_method, origin_of
+from jaxnas.nets import Variables, export_network
+from jaxnas.nets.export import Network
 from jaxnas.report import report as write_report
 from jaxnas.writer import read_json, write_json
 
@@ -46,11 +48,11 @@ class Experiment(abc.ABC):
     keep_freed_memory()
     self.config, self.workdir = config, Path(workdir)
     self.method = get_method(config.method)
-    self._claim()
+    check_claim(self.workdir, config)
     self.setup = self._make_setup()
     self._check()
     self._compiling = Compilations()
-    self._check_images()
+    check_images(self.workdir, self.setup.data)
 
   # What a kind of experiment says of itself ---------------------------------
 
@@ -84,24 +86,26 @@ class Experiment(abc.ABC):
     """Picks the winner; returns the content of `search.json`."""
 
   @abc.abstractmethod
-  def retrain(self) -> dict:
-    """Trains the winner and reads the test split once.
+  def _retrained(
+    self, winner: np.ndarray
+  ) -> tuple[Callable[[], dict[str, float]], float]:
+    """Trains the winner, or loads that.
+
+    Args:
+      winner: `int32[L]`.
 
     Returns:
-      The content of `retrain.json`.
+      A function that judges it, which reads the test split; and the seconds
+      spent over all sessions.
     """
 
   @abc.abstractmethod
-  def export(self, weights: str = "retrained") -> dict:
-    """Writes the winner as files and checks them in a fresh process.
+  def _delivered(self, winner: np.ndarray) -> tuple[Network, Variables]:
+    """The winner's network as `retrain` left it, variables on the host."""
 
-    Args:
-      weights: `retrained`, into `export/`; or `inherited`, into
-        `export_inherited/`.
-
-    Returns:
-      Folder and largest difference of a logit.
-    """
+  @abc.abstractmethod
+  def _inherited(self, winner: np.ndarray) -> tuple[Network, Variables]:
+    """The same with the supernet's weights, checked against the search."""
 
   @abc.abstractmethod
   def score(self, archs: np.ndarray, race: float | None = None) -> dict:
@@ -141,6 +145,57 @@ class Experiment(abc.ABC):
       " (method gcn, or search.algorithm=segments)."
     )
 
+  def retrain(self) -> dict:
+    """Trains the winner as a network of its own; reads the test split once.
+
+    Returns:
+      The content of `retrain.json`.
+    """
+    winner = self._winner()
+    text = self.setup.space.to_string(winner)
+    path = self.workdir / "retrain.json"
+    judge, seconds = self._retrained(winner)
+    if path.is_file() and (done := read_json(path))["arch"] == text:
+      self._record("retrain", seconds)  # the test split is read once only
+      return {"stage": "retrain", **done}
+    origin = origin_of(self.config.retrain)
+    result = {"arch": text, "retrained_from": origin, **judge()}
+    write_json(path, result)
+    self._record("retrain", seconds)
+    return {"stage": "retrain", **result}
+
+  def export(self, weights: str = "retrained") -> dict:
+    """Writes the winner as files and checks them in a fresh process.
+
+    Args:
+      weights: `retrained`, what `retrain` left, into `export/`; or `inherited`,
+        the supernet's, into `export_inherited/`. The latter must score what the
+        search saw.
+
+    Returns:
+      Folder and largest difference of a logit.
+    """
+    start, data = time.monotonic(), self.setup.data
+    winner = self._winner()
+    if weights == "inherited":
+      network, variables = self._inherited(winner)
+    elif not (self.workdir / "retrain.json").is_file():
+      raise self._missing("retrained network", "retrain")
+    else:
+      # Its checkpoint, or the rest of the same training if that is damaged.
+      network, variables = self._delivered(winner)
+    folder = "export" if weights == "retrained" else "export_inherited"
+    gap = export_network(
+      self.workdir / folder, network, variables, data.mean, data.std,
+      data.class_names, data.validation.images[:16], self._origin(winner),
+    )  # fmt: skip
+    self._record("export", time.monotonic() - start)
+    return {
+      "stage": "export",
+      "folder": str(self.workdir / folder),
+      "largest_difference": gap,
+    }
+
   def report(self) -> dict:
     """Writes `report.html`.
 
@@ -171,86 +226,17 @@ class Experiment(abc.ABC):
 
   # Inside -------------------------------------------------------------------
 
-  def _claim(self) -> None:
-    """Refuses another config's directory."""
-    path = self.workdir / "config.json"
-    mine = to_json(self.config)
-    if path.is_file():
-      theirs = read_json(path)
-      if theirs != mine:
-        changed = ", ".join(_differences(theirs, mine))
-        raise UserError(
-          f"work directory {self.workdir} belongs to another config (it differs"
-          f" in {changed}); use another --workdir."
-        )
-    elif self.workdir.exists() and not self.workdir.is_dir():
-      raise UserError(f"work directory {self.workdir} is a file.")
-
-  def _check_images(self) -> None:
-    """Refuses images other than those that the directory was begun with."""
-    path, data = self.workdir / "manifest.json", self.setup.data
-    if not path.is_file():
-      return
-    before = read_json(path)["data"]["fingerprint"]
-    if before != data.fingerprint:
-      raise UserError(
-        f"the images of {data.source} are not those that {self.workdir} was"
-        f" begun with (fingerprint {data.fingerprint}, then {before}); use"
-        " another --workdir."
-      )
-
   def _describe(self) -> None:
     """Writes what is known before the first step; the config claims."""
     setup, data = self.setup, self.setup.data
-    try:
-      self.workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-      raise UserError(
-        f"work directory {self.workdir} cannot be made: {error.strerror}."
-      ) from error
-    device = jax.devices()[0]
-    manifest = {
-      "jaxnas": jaxnas.__version__,
-      "python": platform.python_version(),
-      "jax": jax.__version__,
-      "flax": flax.__version__,
-      "device": device.device_kind,
-      "n_devices": jax.device_count(),
-      "platform": device.platform,
-      "seed": self.config.seed,
-      "data": {
-        "source": data.source,
-        "fingerprint": data.fingerprint,
-        "train": len(data.train),
-        "validation": len(data.validation),
-        "test": len(data.test),
-        "n_classes": data.n_classes,
-        "class_names": list(data.class_names),
-      },
-      "config_fingerprint": fingerprint(self.config),
-    }
-    path = self.workdir / "manifest.json"
-    if path.is_file():  # it tells what began the training, not who looked last
-      begun = read_json(path)
-      changed = [
-        f"{k} {begun[k]}, now {manifest[k]}"
-        for k in ("jaxnas", "jax", "flax", "device", "n_devices")
-        if begun[k] != manifest[k]
-      ]
-      if changed:
-        log.warning(
-          "this run was begun with %s: results may differ from those of an"
-          " undisturbed run.", "; ".join(changed),
-        )  # fmt: skip
-    else:
-      write_json(path, manifest)
+    begin(self.workdir, self.config, data)
     write_json(self.workdir / "space.json", setup.space.to_json())
     write_json(self.workdir / "config.json", to_json(self.config))
     log.info(
       "%s on %s: %s, %d / %d / %d images, %d x %s, budget %s",
       self.method.name, data.source, self._about(), len(data.train),
       len(data.validation), len(data.test), jax.device_count(),
-      device.device_kind, str(setup.budget) or "none",
+      jax.devices()[0].device_kind, str(setup.budget) or "none",
     )  # fmt: skip
 
   def _supernet_accuracy(self, searched: dict) -> float | None:
@@ -260,6 +246,18 @@ class Experiment(abc.ABC):
       searched: content of `search.json`.
     """
     return searched["accuracy"]
+
+  def _origin(self, winner: np.ndarray) -> dict:
+    """What `architecture.json` says beyond what the network itself knows."""
+    return {}
+
+  def _probes(self) -> dict:
+    """The last validation of the supernet's training, {} without one."""
+    rows = self.setup.journal.rows()
+    probes = [
+      r for r in rows if r["stage"] == "train" and "validation_accuracy" in r
+    ]
+    return probes[-1] if probes else {}
 
   def _warn_at_chance(self, mean: float, n: int) -> None:
     """Calls out a supernet that is no better than guessing.
@@ -335,15 +333,3 @@ class Experiment(abc.ABC):
         "seconds": times,
       },
     )
-
-
-def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
-  """Dotted names of the fields in which two configs differ, with values."""
-  out = []
-  for key in sorted({*old, *new}):
-    a, b = old.get(key), new.get(key)
-    if isinstance(a, dict) and isinstance(b, dict):
-      out += _differences(a, b, f"{prefix}{key}.")
-    elif a != b:
-      out.append(f"{prefix}{key}: {a!r} there, {b!r} here")
-  return out

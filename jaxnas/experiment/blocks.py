@@ -1,7 +1,9 @@
 """Experiments that search a block: IRLAS on BlockQNN."""
 
+import functools
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,6 @@ from jaxnas.methods import (
   load_interpreter,
   make_block_setup,
   network_batches,
-  origin_of,
   random_blocks,
   ranking_blocks,
   read_table,
@@ -45,7 +46,7 @@ from jaxnas.methods import (
   uses_interpreter,
   write_blocks,
 )
-from jaxnas.nets import GraphNetwork, Variables, export_network
+from jaxnas.nets import GraphNetwork, Variables
 from jaxnas.scoring import compare_rankings
 from jaxnas.spaces import nsc
 from jaxnas.writer import read_json, write_json
@@ -122,14 +123,10 @@ class BlockExperiment(Experiment):
       return {"stage": "train", "steps": 0, "validation_accuracy": None}
     state, seconds = train_interpreter(self.setup)
     self._record("train", seconds)
-    probes = [
-      r["validation_accuracy"] for r in self.setup.journal.rows()
-      if r["stage"] == "train" and "validation_accuracy" in r
-    ]  # fmt: skip
     return {
       "stage": "train",
       "steps": int(state.step),
-      "validation_accuracy": probes[-1] if probes else None,
+      "validation_accuracy": self._probes().get("validation_accuracy"),
     }
 
   def search(self) -> dict:
@@ -241,68 +238,6 @@ class BlockExperiment(Experiment):
     self._record("rank", time.monotonic() - start)
     return {"stage": "rank", **ranking}
 
-  def retrain(self) -> dict:
-    """Trains the winner's network and reads the test split once.
-
-    Returns:
-      The content of `retrain.json`.
-    """
-    winner = self._winner()
-    text = self.setup.space.to_string(winner)
-    path = self.workdir / "retrain.json"
-    network, variables, seconds = self._trained(winner)
-    if path.is_file() and (done := read_json(path))["arch"] == text:
-      self._record("retrain", seconds)  # the test split is read once only
-      return {"stage": "retrain", **done}
-    result = {
-      "arch": text,
-      "retrained_from": origin_of(self.config.retrain),
-      **judge_winner(self.setup, network, variables),
-    }
-    write_json(path, result)
-    self._record("retrain", seconds)
-    return {"stage": "retrain", **result}
-
-  def export(self, weights: str = "retrained") -> dict:
-    """Writes the winner as files and checks them in a fresh process.
-
-    Args:
-      weights: `retrained`, into `export/`; or `inherited`, the interpreter's
-        with batch norm recalibrated, into `export_inherited/`.
-
-    Returns:
-      Folder and largest difference of a logit.
-    """
-    start, setup = time.monotonic(), self.setup
-    winner = self._winner()
-    if weights == "inherited":
-      if not self._interprets:
-        raise UserError(
-          "no inherited weights: this run has no interpreter"
-          " (blocks.evaluation, blocks.block)."
-        )
-      network = block_network(setup, winner)
-      variables = inherited_block(setup, load_interpreter(setup), winner)
-      searched = read_json(self.workdir / "search.json")["accuracy"]
-      check_network(setup, network, variables, searched)
-    elif not (self.workdir / "retrain.json").is_file():
-      raise self._missing("retrained network", "retrain")
-    else:
-      network, variables, _ = self._trained(winner)
-    folder = "export" if weights == "retrained" else "export_inherited"
-    gap = export_network(
-      self.workdir / folder, network, variables, setup.data.mean,
-      setup.data.std, setup.data.class_names,
-      setup.data.validation.images[:16],
-      {"space": setup.space.to_json(), "arch": setup.space.to_string(winner)},
-    )  # fmt: skip
-    self._record("export", time.monotonic() - start)
-    return {
-      "stage": "export",
-      "folder": str(self.workdir / folder),
-      "largest_difference": gap,
-    }
-
   def score(self, archs: np.ndarray, race: float | None = None) -> dict:
     """Metrics of given blocks, as the search would see them.
 
@@ -338,6 +273,32 @@ class BlockExperiment(Experiment):
     }
 
   # Inside -------------------------------------------------------------------
+
+  def _retrained(
+    self, winner: np.ndarray
+  ) -> tuple[Callable[[], dict[str, float]], float]:
+    network, variables, seconds = self._trained(winner)
+    judge = functools.partial(judge_winner, self.setup, network, variables)
+    return judge, seconds
+
+  def _delivered(self, winner: np.ndarray) -> tuple[GraphNetwork, Variables]:
+    return self._trained(winner)[:2]
+
+  def _inherited(self, winner: np.ndarray) -> tuple[GraphNetwork, Variables]:
+    if not self._interprets:
+      raise UserError(
+        "no inherited weights: this run has no interpreter"
+        " (blocks.evaluation, blocks.block)."
+      )
+    setup, network = self.setup, block_network(self.setup, winner)
+    variables = inherited_block(setup, load_interpreter(setup), winner)
+    searched = read_json(self.workdir / "search.json")["accuracy"]
+    check_network(setup, network, variables, searched)
+    return network, variables
+
+  def _origin(self, winner: np.ndarray) -> dict:
+    space = self.setup.space
+    return {"space": space.to_json(), "arch": space.to_string(winner)}
 
   def _claimed(self) -> None:
     """Refuses a directory that `train` has not begun."""

@@ -1,8 +1,10 @@
 """Experiments on masked networks: PGNAS."""
 
 import csv
+import functools
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import moocore
@@ -21,7 +23,6 @@ from jaxnas.methods import (
   mask_objective,
   mask_sizes,
   masked_batches,
-  origin_of,
   posterior,
   select_mask,
   train_masked,
@@ -29,7 +30,7 @@ from jaxnas.methods import (
   winning_mask,
   write_posterior,
 )
-from jaxnas.nets import export_network
+from jaxnas.nets import CompactNetwork, Variables
 from jaxnas.scoring import selection_curve
 from jaxnas.writer import read_json, write_csv, write_json
 
@@ -77,15 +78,12 @@ class MaskExperiment(Experiment):
     state, seconds = train_masked(self.setup)
     write_posterior(self.setup, state.variables)
     self._record("train", seconds)
-    probes = [
-      r for r in self.setup.journal.rows()
-      if r["stage"] == "train" and "validation_accuracy" in r
-    ]  # fmt: skip
+    probes = self._probes()
     names = ("validation_accuracy", "threshold_accuracy", "kept_channels")
     return {
       "stage": "train",
       "steps": int(state.step),
-      **{k: probes[-1][k] if probes else None for k in names},
+      **{k: probes.get(k) for k in names},
     }
 
   def search(self) -> dict:
@@ -132,64 +130,6 @@ class MaskExperiment(Experiment):
       " and in selection.json."
     )
 
-  def retrain(self) -> dict:
-    """Tunes the winner, if so configured, and reads the test split once.
-
-    Returns:
-      The content of `retrain.json`.
-    """
-    setup = self.setup
-    winner = self._winner()
-    text = setup.space.to_string(winner)
-    path = self.workdir / "retrain.json"
-    network, variables, seconds = tune_winner(setup, winner)
-    if path.is_file() and (done := read_json(path))["arch"] == text:
-      self._record("retrain", seconds)  # the test split is read once only
-      return {"stage": "retrain", **done}
-    result = {
-      "arch": text,
-      "retrained_from": origin_of(self.config.retrain),
-      **judge_winner(setup, network, variables),
-    }
-    write_json(path, result)
-    self._record("retrain", seconds)
-    return {"stage": "retrain", **result}
-
-  def export(self, weights: str = "retrained") -> dict:
-    """Writes the compact winner as files and checks it in a fresh process.
-
-    Args:
-      weights: `retrained`, what `retrain` left, into `export/`; or `inherited`,
-        the supernet's, into `export_inherited/`.
-
-    Returns:
-      Folder and largest difference of a logit.
-    """
-    start = time.monotonic()
-    setup = self.setup
-    winner = self._winner()
-    if weights == "inherited":
-      variables = load_masked(setup).variables
-      network, variables = compact_winner(setup, variables, winner)
-      searched = read_json(self.workdir / "search.json")["accuracy"]
-      check_network(setup, network, variables, searched)
-    elif not (self.workdir / "retrain.json").is_file():
-      raise self._missing("retrained network", "retrain")
-    else:
-      network, variables, _ = tune_winner(setup, winner)
-    folder = "export" if weights == "retrained" else "export_inherited"
-    gap = export_network(
-      self.workdir / folder, network, variables, setup.data.mean,
-      setup.data.std, setup.data.class_names,
-      setup.data.validation.images[:16],
-    )  # fmt: skip
-    self._record("export", time.monotonic() - start)
-    return {
-      "stage": "export",
-      "folder": str(self.workdir / folder),
-      "largest_difference": gap,
-    }
-
   def score(self, archs: np.ndarray, race: float | None = None) -> dict:
     """Supernet metrics and sizes of given masks.
 
@@ -222,6 +162,23 @@ class MaskExperiment(Experiment):
     }
 
   # Inside -------------------------------------------------------------------
+
+  def _retrained(
+    self, winner: np.ndarray
+  ) -> tuple[Callable[[], dict[str, float]], float]:
+    network, variables, seconds = tune_winner(self.setup, winner)
+    judge = functools.partial(judge_winner, self.setup, network, variables)
+    return judge, seconds
+
+  def _delivered(self, winner: np.ndarray) -> tuple[CompactNetwork, Variables]:
+    return tune_winner(self.setup, winner)[:2]
+
+  def _inherited(self, winner: np.ndarray) -> tuple[CompactNetwork, Variables]:
+    variables = load_masked(self.setup).variables
+    network, variables = compact_winner(self.setup, variables, winner)
+    searched = read_json(self.workdir / "search.json")["accuracy"]
+    check_network(self.setup, network, variables, searched)
+    return network, variables
 
   def _alarm(self, metrics: dict) -> None:
     """Calls out candidates at chance level, and rates that drop all."""

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -34,7 +35,7 @@ from jaxnas.methods import (
   write_fairness,
   write_lookup,
 )
-from jaxnas.nets import PlainNetwork, export_network
+from jaxnas.nets import PlainNetwork, Variables
 from jaxnas.scoring import (
   FleetEvaluator,
   check_score,
@@ -105,15 +106,10 @@ class PathExperiment(Experiment):
     state, seconds = train_supernet(self.setup, sampler)
     write_fairness(self.setup, sampler, state)
     self._record("train", seconds)
-    probes = [
-      r["validation_accuracy"]
-      for r in self.setup.journal.rows()
-      if r["stage"] == "train" and "validation_accuracy" in r
-    ]
     return {
       "stage": "train",
       "steps": int(state.step),
-      "validation_accuracy": probes[-1] if probes else None,
+      "validation_accuracy": self._probes().get("validation_accuracy"),
     }
 
   def search(self) -> dict:
@@ -259,76 +255,6 @@ class PathExperiment(Experiment):
     self._record("rank", spent + time.monotonic() - start)
     return {"stage": "rank", **ranking}
 
-  def retrain(self) -> dict:
-    """Trains the winner as a plain network and reads the test split once.
-
-    Returns:
-      The content of `retrain.json`.
-    """
-    setup = self.setup
-    winner = self._winner()
-    text = setup.space.to_string(winner)
-    path = self.workdir / "retrain.json"
-    fleet, state, seconds = train_winner(setup, self.sampler, winner)
-    if path.is_file() and (done := read_json(path))["arch"] == text:
-      self._record("retrain", seconds)  # the test split is read once only
-      return {"stage": "retrain", **done}
-    accuracy = {}
-    for name, split in (
-      ("standalone", setup.data.validation),
-      ("test", setup.data.test),
-    ):
-      judge = FleetEvaluator(
-        fleet, setup.data, split, self.config.score.batch_size, setup.placement
-      )
-      accuracy[f"{name}_accuracy"] = float(
-        judge(state.variables)["accuracy"][0]
-      )
-    origin = "inherited" if self.config.retrain.inherit else "scratch"
-    result = {"arch": text, "retrained_from": origin, **accuracy}
-    write_json(path, result)
-    self._record("retrain", seconds)
-    return {"stage": "retrain", **result}
-
-  def export(self, weights: str = "retrained") -> dict:
-    """Writes the winner as files and checks them in a fresh process.
-
-    Args:
-      weights: `retrained`, into `export/`; or `inherited`, the supernet's with
-        batch norm recalibrated, into `export_inherited/`. The latter must
-        score what the search saw.
-
-    Returns:
-      Folder and largest difference of a logit.
-    """
-    start = time.monotonic()
-    setup = self.setup
-    winner = self._winner()
-    if weights == "inherited":
-      state = load_supernet(setup, self.sampler)
-      variables = inherited(setup, state.variables, winner)
-      searched = read_json(self.workdir / "search.json")["accuracy"]
-      check_inherited(setup, variables, winner, searched)
-    elif not (self.workdir / "retrain.json").is_file():
-      raise self._missing("retrained network", "retrain")
-    else:
-      # Its checkpoint, or the rest of the same training if that is damaged.
-      fleet, state, _ = train_winner(setup, self.sampler, winner)
-      variables = jax.device_get(fleet.unstack(state.variables, 0))
-    arch = tuple(winner.tolist())
-    folder = "export" if weights == "retrained" else "export_inherited"
-    gap = export_network(
-      self.workdir / folder, PlainNetwork(setup.space, arch, self.config.net),
-      variables, setup.data.mean, setup.data.std, setup.data.class_names,
-      setup.data.validation.images[:16],
-    )  # fmt: skip
-    self._record("export", time.monotonic() - start)
-    return {
-      "stage": "export",
-      "folder": str(self.workdir / folder),
-      "largest_difference": gap,
-    }
-
   def score(self, archs: np.ndarray, race: float | None = None) -> dict:
     """Supernet metrics and costs of given archs.
 
@@ -365,6 +291,38 @@ class PathExperiment(Experiment):
     }
 
   # Inside -------------------------------------------------------------------
+
+  def _retrained(
+    self, winner: np.ndarray
+  ) -> tuple[Callable[[], dict[str, float]], float]:
+    fleet, state, seconds = train_winner(self.setup, self.sampler, winner)
+
+    def judge() -> dict[str, float]:
+      data, size = self.setup.data, self.config.score.batch_size
+      found = {}
+      for name, split in (("standalone", data.validation), ("test", data.test)):
+        judge = FleetEvaluator(fleet, data, split, size, self.setup.placement)
+        accuracy = judge(state.variables)["accuracy"][0]
+        found[f"{name}_accuracy"] = float(accuracy)
+      return found
+
+    return judge, seconds
+
+  def _delivered(self, winner: np.ndarray) -> tuple[PlainNetwork, Variables]:
+    fleet, state, _ = train_winner(self.setup, self.sampler, winner)
+    variables = jax.device_get(fleet.unstack(state.variables, 0))
+    return self._network(winner), variables
+
+  def _inherited(self, winner: np.ndarray) -> tuple[PlainNetwork, Variables]:
+    state = load_supernet(self.setup, self.sampler)
+    variables = inherited(self.setup, state.variables, winner)
+    searched = read_json(self.workdir / "search.json")["accuracy"]
+    check_inherited(self.setup, variables, winner, searched)
+    return self._network(winner), variables
+
+  def _network(self, winner: np.ndarray) -> PlainNetwork:
+    arch = tuple(winner.tolist())
+    return PlainNetwork(self.setup.space, arch, self.config.net)
 
   def _race(self, archs: np.ndarray, error: float) -> dict:
     setup, scorer = self.setup, self.setup.scorer()

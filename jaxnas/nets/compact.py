@@ -16,7 +16,13 @@ import numpy as np
 
 from jaxnas.config import NetConfig
 from jaxnas.nets import initial
-from jaxnas.nets.graphs import Linear, Noise, make_product, pool
+from jaxnas.nets.graphs import (
+  Linear,
+  Noise,
+  draw_variables,
+  make_product,
+  pool,
+)
 from jaxnas.nets.layers import EPSILON, BatchNorm
 from jaxnas.nets.mbconv import dtype_of
 from jaxnas.nets.paths import Tree, Variables
@@ -91,12 +97,7 @@ class CompactNetwork(nn.Module):
     Args:
       key: PRNG key.
     """
-    g = self.graph
-    shape = (1, g.image_size, g.image_size, g.image_channels)
-    shapes = jax.eval_shape(
-      self.init, key, jax.ShapeDtypeStruct(shape, jnp.float32)
-    )
-    return {"batch_stats": {}, **initial.draw(shapes, initial.rng_of(key))}
+    return draw_variables(self, self.graph, key)
 
   @nn.compact
   def __call__(

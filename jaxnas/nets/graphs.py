@@ -181,6 +181,23 @@ def _drop_path(
   return x * (u < keep) / keep
 
 
+def draw_variables(
+  network: nn.Module, graph: Graph, key: jax.Array
+) -> Variables:
+  """Draws a network's variables on the host (`initial.draw`).
+
+  Args:
+    network: made from the graph, all of it or a part.
+    graph: gives the size of the images.
+    key: PRNG key.
+  """
+  shape = (1, graph.image_size, graph.image_size, graph.image_channels)
+  shapes = jax.eval_shape(
+    network.init, key, jax.ShapeDtypeStruct(shape, jnp.float32)
+  )
+  return {"batch_stats": {}, **initial.draw(shapes, initial.rng_of(key))}
+
+
 class GraphNetwork(nn.Module):
   """The plain network of a graph.
 
@@ -198,12 +215,7 @@ class GraphNetwork(nn.Module):
     Args:
       key: PRNG key.
     """
-    g = self.graph
-    shape = (1, g.image_size, g.image_size, g.image_channels)
-    shapes = jax.eval_shape(
-      self.init, key, jax.ShapeDtypeStruct(shape, jnp.float32)
-    )
-    return {"batch_stats": {}, **initial.draw(shapes, initial.rng_of(key))}
+    return draw_variables(self, self.graph, key)
 
   @nn.compact
   def __call__(

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.config import NetConfig
-from jaxnas.nets import initial
-from jaxnas.nets.graphs import Noise, apply_node
+from jaxnas.nets.graphs import Noise, apply_node, draw_variables
 from jaxnas.nets.mbconv import dtype_of
 from jaxnas.nets.paths import Tree, Variables
 from jaxnas.nets.relaxation import Relaxation, relaxed_keep
@@ -146,15 +145,10 @@ class MaskedSupernet:
     Returns:
       `{"params": ..., "batch_stats": ...}`, float32.
     """
-    g = self.space.graph
-    shape = (1, g.image_size, g.image_size, g.image_channels)
-    shapes = jax.eval_shape(
-      self.network.init, key, jax.ShapeDtypeStruct(shape, jnp.float32)
-    )
-    variables = initial.draw(shapes, initial.rng_of(key))
+    variables = draw_variables(self.network, self.space.graph, key)
     logits = np.full(len(self.space.groups), np.log(rate / (1 - rate)))
     params = {**variables["params"], "drop": {"logits": np.float32(logits)}}
-    return {"batch_stats": {}, **variables, "params": params}
+    return {**variables, "params": params}
 
   def apply(
     self,
