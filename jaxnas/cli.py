@@ -125,6 +125,33 @@ class Rank(Stage):
 
 
 @dataclasses.dataclass
+class Compare:
+  """Several methods side by side: one table, one figure, paired tests.
+
+  Every arm runs with every seed, up to the winner's stand-alone training, on
+  the same data. What is finished is not run again.
+  """
+
+  configs: Annotated[
+    tyro.conf.Positional[list[str]], tyro.conf.arg(metavar="CONFIG...")
+  ]
+  """Arms, `FILE.py` or `FILE.py:variant`; a file with `get_configs` brings
+  several."""
+  workdir: Path
+  """Folder for the runs, comparison.json, .html and .svg."""
+  seeds: list[int] | None = None
+  """Of the runs; default 0 1 2, or 0 to 29 with --table."""
+  set: Annotated[
+    tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="FIELD=VALUE")
+  ] = dataclasses.field(default_factory=list)
+  """Override a field of every arm; may be repeated."""
+  table: Path | None = None
+  """Search this table of results (docs/tables.md) instead of training."""
+  json: bool = False
+  """Print one JSON object on stdout, all else on stderr."""
+
+
+@dataclasses.dataclass
 class Cost:
   """Multiply-adds and parameters of an arch, layer by layer."""
 
@@ -178,6 +205,7 @@ Command = (
   | Annotated[Export, tyro.conf.subcommand("export")]
   | Annotated[Report, tyro.conf.subcommand("report")]
   | Annotated[Score, tyro.conf.subcommand("score")]
+  | Annotated[Compare, tyro.conf.subcommand("compare")]
   | Annotated[Bench, tyro.conf.subcommand("bench")]
   | Annotated[ProfileOptions, tyro.conf.subcommand("profile")]
   | Annotated[Cost, tyro.conf.subcommand("cost")]
@@ -238,6 +266,16 @@ def _call(command) -> dict:
     return cost(space, command.arch)
   if isinstance(command, Bench | ProfileOptions):
     return _bench(getattr(command, "what", command))
+  if isinstance(command, Compare):
+    _compilation_cache()
+    # Every seed compiles the same programs, small ones too.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    from jaxnas.compare import compare
+
+    return compare(
+      command.configs, command.workdir, command.seeds, command.set,
+      command.table,
+    )  # fmt: skip
   return _stage(command)
 
 

@@ -547,6 +547,73 @@ class BlocksConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DivideConfig:
+  """Divide and conquer (DC-NAS, arXiv 2005.14456), a design from its abstract.
+
+  Networks that change alike in a short training are put into one cluster, and
+  compared there; the clusters' best are trained longer and merged (paper,
+  abstract). Every choice and number below is ours.
+
+  Attributes:
+    samples: archs drawn uniformly within the budget.
+    source: where features and early accuracies come from: `short-training` of
+      each arch's own network; or `shared-weights`, one gradient of each arch on
+      a trained supernet and its accuracy there.
+    features: `change` of each layer's parameters, its `outputs` on probe
+      images, or `both`.
+    change: `norm`, ||after - before|| / ||before||; or `cosine`, 1 - cos.
+    outputs: `late`, those after the training; or `difference`, less those
+      before. Shared weights know `late` only.
+    probe_images: fixed training images, unaugmented.
+    projection: numbers that a layer's outputs are projected to at random.
+    components: principal components that are kept; 0 keeps the features.
+    first_epoch: when `before` is, in epochs of the short training; 0 is the
+      fresh network.
+    epochs: of the short training; the candidates of the method `evolution`
+      have it too.
+    partition: `kmeans`; or, as baselines, `random` or `macs` (neighbours in
+      multiply-adds) into parts as large as k-means makes them.
+    clusters: k; 0 takes the one with the largest silhouette.
+    max_clusters: largest k that the silhouette chooses from.
+    distance: `cosine` (k-means on vectors of length 1) or `euclidean`.
+    restarts: of k-means; the best one counts.
+    keep: archs of each cluster that are trained longer.
+    halving: 0 ranks by the early accuracy alone; 2 and more keeps one in so
+      many of a cluster, trains those so many times longer, and so on.
+    merge: `compare`, the best after the longer training wins; or `vote`, each
+      layer takes the choice that most of the clusters' best made.
+    conquer_epochs: of the longer training.
+    together: networks trained by one program, also of `evolution`.
+    early: of a search in a table, the column that holds early accuracies; the
+      features are its columns `feature.NAME`, or else the choices one-hot.
+    early_cost: what such a look costs, in looks at the final accuracy.
+  """
+
+  samples: int = 64
+  source: Literal["short-training", "shared-weights"] = "short-training"
+  features: Literal["change", "outputs", "both"] = "change"
+  change: Literal["norm", "cosine"] = "norm"
+  outputs: Literal["late", "difference"] = "late"
+  probe_images: int = 64
+  projection: int = 4
+  components: int = 0
+  first_epoch: int = 0
+  epochs: int = 5
+  partition: Literal["kmeans", "random", "macs"] = "kmeans"
+  clusters: int = 8
+  max_clusters: int = 12
+  distance: Literal["cosine", "euclidean"] = "cosine"
+  restarts: int = 10
+  keep: int = 1
+  halving: int = 0
+  merge: Literal["compare", "vote"] = "compare"
+  conquer_epochs: int = 20
+  together: int = 16
+  early: str = ""
+  early_cost: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class RankingConfig:
   """Rank correlation of supernet and stand-alone accuracies.
 
@@ -606,17 +673,18 @@ class ExperimentConfig:
   masks: MasksConfig = MasksConfig()
   expert: ExpertConfig = ExpertConfig()
   blocks: BlocksConfig = BlocksConfig()
+  divide: DivideConfig = DivideConfig()
   retrain: RetrainConfig = RetrainConfig()
   ranking: RankingConfig = RankingConfig()
   mesh: MeshConfig = MeshConfig()
 
 
-def load_function(path: Path, name: str) -> Callable:
+def load_function(path: Path, *names: str) -> Callable:
   """Returns a function defined at the top of a Python file.
 
   Args:
     path: the file, run as a module of its own.
-    name: the function's name.
+    *names: of the function; the first one that is defined counts.
 
   Raises:
     UserError: if the file is missing, cannot be run or lacks the function.
@@ -640,9 +708,10 @@ def load_function(path: Path, name: str) -> Callable:
     for k, v in vars(module).items()
     if isinstance(v, types.FunctionType) and v.__module__ == module.__name__
   }
-  if name not in found:
-    raise unknown(f"variant of {path}", name, found)
-  return found[name]
+  for name in names:
+    if name in found:
+      return found[name]
+  raise unknown(f"variant of {path}", names[-1], found)
 
 
 def config_folders() -> list[Path]:
@@ -669,6 +738,25 @@ def load_config(reference: str) -> ExperimentConfig:
   Raises:
     UserError: if there is no such file or variant, or it cannot be run.
   """
+  config = call_config(reference, "get_config")
+  if not isinstance(config, ExperimentConfig):
+    raise UserError(
+      f"{reference} returns {type(config).__name__}, not ExperimentConfig."
+    )
+  return config
+
+
+def call_config(reference: str, *defaults: str) -> Any:
+  """Calls what `FILE.py` or `FILE.py:variant` names.
+
+  Args:
+    reference: as of `load_config`.
+    *defaults: functions that are meant without a variant, the first of them
+      that the file has.
+
+  Raises:
+    UserError: if there is no such file or variant, or it cannot be run.
+  """
   name, _, variant = reference.partition(":")
   shipped = {p.stem: p for p in config_files()}
   path = Path(name)
@@ -679,20 +767,15 @@ def load_config(reference: str) -> ExperimentConfig:
       error = unknown("config", path.stem, shipped)
       raise UserError(f"no config file {name!r}: {error}")
     path = shipped[path.stem]
-  make = load_function(path, variant or "get_config")
+  make = load_function(path, *([variant] if variant else defaults))
   try:
-    config = make()
+    return make()
   except UserError:
     raise
   except Exception as error:
     raise UserError(
       f"{make.__name__} of {path} fails: {type(error).__name__}: {error}."
     ) from error
-  if not isinstance(config, ExperimentConfig):
-    raise UserError(
-      f"{reference} returns {type(config).__name__}, not ExperimentConfig."
-    )
-  return config
 
 
 def override(

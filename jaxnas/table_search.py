@@ -1,6 +1,7 @@
 """Searches a benchmark table: every searcher, no network, no training."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,12 @@ import numpy as np
 from jaxnas.config import ExperimentConfig, SearchConfig, to_json
 from jaxnas.costs import Budget
 from jaxnas.errors import UserError
-from jaxnas.methods import PathMethod, get_method
+from jaxnas.methods import (
+  DivideMethod,
+  PathMethod,
+  divide_table,
+  get_method,
+)
 from jaxnas.search import (
   finalists,
   make_searcher,
@@ -57,6 +63,8 @@ def search_table(
     _check_new(workdir)
   table = load_table(path)
   budget = Budget.parse(config.budget, table.costs, table.space)
+  if isinstance(get_method(config.method), DivideMethod):
+    return _divide(config, table, budget, workdir)
   searcher = _searcher(config, table, budget)
   rounds = planned_rounds(searcher, config.search)
   start = time.monotonic()
@@ -70,25 +78,68 @@ def search_table(
     )
   seconds = time.monotonic() - start
   archive = state["archive"]
-  first, sign = parse_objective(searcher.objectives[0])
+  first, _ = parse_objective(searcher.objectives[0])
   rows = finalists(state, table.space, searcher.objectives[:1])
   winner = single_best(archive, searcher.objectives, budget, rows)
-  index = archive["archs"].index(winner.tolist())
-  found = {k: v[index] for k, v in archive["metrics"].items()}
+  result = {
+    "algorithm": type(searcher).__name__,
+    "evaluated": len(archive["archs"]),
+    **_judged(config, table, budget, winner, archive["metrics"][first]),
+    "seconds": round(seconds, 3),
+  }
+  if workdir is not None:
+    _write(workdir, config, table, archive["archs"], result)
+  return result
+
+
+def _divide(
+  config: ExperimentConfig, table: Table, budget: Budget, workdir: Path | None
+) -> dict:
+  """The same by DC-NAS; looks at early accuracies count as they cost."""
+  start = time.monotonic()
+  found = divide_table(config, table, budget)
+  result = {
+    "algorithm": "DivideAndConquer",
+    "evaluated": len(found["finals"]),
+    **_judged(config, table, budget, found["winner"], found["finals"]),
+    "divide": found["divide"],
+    "seconds": round(time.monotonic() - start, 3),
+  }
+  if workdir is not None:
+    _write(workdir, config, table, found["archs"].tolist(), result)
+  return result
+
+
+def _judged(
+  config: ExperimentConfig,
+  table: Table,
+  budget: Budget,
+  winner: np.ndarray,
+  seen: Sequence[float],
+) -> dict:
+  """The winner beside the best of the table; see `search_table`.
+
+  Args:
+    config: of the search.
+    table: all that is known.
+    budget: of the search.
+    winner: `int32[L]`.
+    seen: values of the first objective, in order of evaluation.
+  """
+  first, sign = parse_objective(config.search.objectives[0])
   legal = table.space.rows[budget.allows(table.space.rows)]
   everything = sign * np.asarray(table.objective(legal)[first], float)
   best = int(np.nanargmax(everything))
-  so_far = np.fmax.accumulate(sign * np.array(archive["metrics"][first]))
-  result = {
+  so_far = np.fmax.accumulate(sign * np.array(seen))
+  found = {k: v[0].item() for k, v in table.objective(winner[None]).items()}
+  return {
     "stage": "search",
     "table": table.name,
     "fingerprint": table.fingerprint,
-    "algorithm": type(searcher).__name__,
     "budget": str(budget),
     "seed": config.seed,
     "arch": table.space.to_string(winner),
     **found,
-    "evaluated": len(archive["archs"]),
     "of": len(legal),
     "best": {
       "arch": table.space.to_string(legal[best]),
@@ -96,11 +147,7 @@ def search_table(
     },
     "regret": float(everything[best] - sign * found[first]),
     "curve": (sign * so_far).tolist(),
-    "seconds": round(seconds, 3),
   }
-  if workdir is not None:
-    _write(workdir, config, table, archive, result)
-  return result
 
 
 def _searcher(config: ExperimentConfig, table: Table, budget: Budget):
@@ -135,13 +182,14 @@ def _check_new(workdir: Path) -> None:
     ) from error
 
 
-def _write(workdir, config, table, archive, result) -> None:
+def _write(workdir, config, table, archs, result) -> None:
+  metrics = table.objective(np.array(archs))
   rows = [
     {
       "arch": table.space.to_string(np.array(arch)),
-      **{k: v[i] for k, v in archive["metrics"].items()},
+      **{k: v[i] for k, v in metrics.items()},
     }
-    for i, arch in enumerate(archive["archs"])
+    for i, arch in enumerate(archs)
   ]
   write_csv(workdir / "archs.csv", rows)
   write_json(workdir / "search.json", result)

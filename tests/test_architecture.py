@@ -14,7 +14,7 @@ FLOORS = {
   "nets": 2, "data": 2, "predictors": 2, "tables": 2,
   "training": 3, "scoring": 3, "search": 3,
   "methods": 4, "report": 4, "bench": 4,
-  "experiment": 5, "table_search": 5, "catalogue": 5,
+  "experiment": 5, "table_search": 5, "catalogue": 5, "compare": 5,
   "cli": 6, "printing": 6, "__main__": 6,
 }  # fmt: skip
 
@@ -29,6 +29,8 @@ SIDEWAYS = {
   ),  # get_space("file.py") loads a user's file as configs do
   ("checkpoint", "writer"),  # the sums of a checkpoint are written atomically
   ("sharding", "config"),  # MeshConfig describes the mesh that it builds
+  ("compare", "experiment"),  # each arm is an ordinary experiment
+  ("compare", "table_search"),  # or an ordinary search of a table
   ("cli", "printing"),  # the text form of what a command found
   ("__main__", "cli"),  # python -m jaxnas
 }

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from jaxnas.compare import load_arms
+from jaxnas.compare.arms import check_alike
 from jaxnas.config import (
   ExperimentConfig,
   from_json,
@@ -17,12 +19,22 @@ from jaxnas.config import (
 )
 from jaxnas.costs import Budget, cost_tables
 from jaxnas.experiment import make_experiment
-from jaxnas.methods import BlockMethod, MaskMethod, get_method, make_space
+from jaxnas.methods import (
+  BlockMethod,
+  DivideMethod,
+  MaskMethod,
+  get_method,
+  make_space,
+  shares_weights,
+)
 from jaxnas.methods.checks import check_block_config, check_mask_config
 from jaxnas.search import SegmentSearch
+from jaxnas.search.partition import check_divide
 from jaxnas.spaces import BlockSpace, MaskSpace, block_graph
 
-CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
+FILES = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
+CONFIGS = [p for p in FILES if not p.stem.startswith("compare_")]
+COMPARISONS = [p for p in FILES if p not in CONFIGS]
 
 
 def variants(path):
@@ -35,6 +47,11 @@ def variants(path):
     and value.__module__ == get_config.__module__
     and not name.startswith("_")
   )
+
+
+def on_embedded_data(config):
+  """Whether it runs without files, which a search of a table needs."""
+  return config.data.source == "digits" and not config.divide.early
 
 
 EVERY = [(path, name) for path in CONFIGS for name in variants(path)]
@@ -78,8 +95,13 @@ def test_a_config_fits_its_space_method_and_budget(path, variant):
     config=config, space=space, costs=costs, budget=budget
   )
   method = get_method(config.method)
-  sampler = method.sampler(setup)
-  assert sampler.n_paths >= 1
+  if shares_weights(config):
+    assert method.sampler(setup).n_paths >= 1
+  if isinstance(method, DivideMethod):
+    check_divide(config.divide)
+    archs = budget.draw(np.random.default_rng(0), config.divide.samples)
+    assert len(archs) == config.divide.samples
+    return
   searcher = method.searcher(setup)
   archs = searcher.ask(searcher.init(0))
   if isinstance(searcher, SegmentSearch):
@@ -106,8 +128,14 @@ def test_the_quicktest_is_the_smaller_run(path):
       return
     lambdas = 1 + len(quick.blocks.compare)
     assert quick.blocks.rounds * quick.blocks.per_round * lambdas <= 100
-  assert quick.train.epochs <= 2
+  if shares_weights(quick):
+    assert quick.train.epochs <= 2
   if isinstance(get_method(quick.method), BlockMethod):
+    return
+  if isinstance(get_method(quick.method), DivideMethod):
+    assert quick.divide.samples <= 8
+    assert quick.divide.source == whole.divide.source
+    assert quick.divide.conquer_epochs <= 2
     return
   if isinstance(get_method(quick.method), MaskMethod):
     assert quick.masks.candidates <= 32
@@ -125,9 +153,29 @@ def test_the_quicktest_is_the_smaller_run(path):
 
 @pytest.mark.parametrize(
   ("path", "variant"),
-  [e for e in EVERY if load_config(f"{e[0]}:{e[1]}").data.source == "digits"],
+  [e for e in EVERY if on_embedded_data(load_config(f"{e[0]}:{e[1]}"))],
   ids=lambda v: getattr(v, "stem", v),
 )
 def test_a_config_on_embedded_data_is_ready_to_run(path, variant, tmp_path):
   make_experiment(load_config(f"{path}:{variant}"), tmp_path / "w")
   assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda p: p.stem)
+def test_a_comparison_says_how_to_run_it(path):
+  module = load_function(path, "get_configs").__globals__
+  assert f"python -m jaxnas compare configs/{path.name}" in module["__doc__"]
+  whole, quick = (load_arms([f"{path}{v}"]) for v in ("", ":quicktest"))
+  assert [a.name for a in whole] == [a.name for a in quick]
+  assert [a.config.method for a in whole] == [a.config.method for a in quick]
+
+
+@pytest.mark.parametrize("variant", ["", ":quicktest"])
+def test_all_arms_on_digits_are_ready_to_run(variant, tmp_path):
+  arms = load_arms([f"compare_digits{variant}"])
+  assert {a.config.method for a in arms} >= {
+    "evolution", "spos", "fairnas", "gcn", "pgnas", "irlas", "dcnas",
+  }  # fmt: skip
+  check_alike(arms, table=False)
+  for arm in arms:
+    make_experiment(arm.config, tmp_path / "w")

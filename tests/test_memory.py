@@ -36,3 +36,18 @@ def test_freed_memory_is_used_again_without_page_faults():
     pytest.skip("another C library")
   assert faults < 100
   assert run("plain")[1] > 10 * max(faults, 1)
+
+
+def test_programs_are_dropped_when_there_are_many():
+  import jax
+
+  from jaxnas.memory import drop_programs
+
+  f = jax.jit(lambda x: x + 1)
+  f(1.0)
+  assert f._cache_size() == 1
+  assert not drop_programs()
+  assert f._cache_size() == 1
+  if sys.platform.startswith("linux"):
+    assert drop_programs(most=0)
+    assert f._cache_size() == 0

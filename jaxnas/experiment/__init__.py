@@ -5,9 +5,18 @@ from pathlib import Path
 from jaxnas.config import ExperimentConfig
 from jaxnas.experiment.base import Experiment
 from jaxnas.experiment.blocks import BlockExperiment
+from jaxnas.experiment.children import ChildExperiment
+from jaxnas.experiment.divide import DivideExperiment
 from jaxnas.experiment.masks import MaskExperiment
 from jaxnas.experiment.paths import PathExperiment
-from jaxnas.methods import BlockMethod, MaskMethod, PathMethod, get_method
+from jaxnas.methods import (
+  BlockMethod,
+  ChildMethod,
+  DivideMethod,
+  MaskMethod,
+  PathMethod,
+  get_method,
+)
 
 
 def make_experiment(config: ExperimentConfig, workdir: Path) -> Experiment:
@@ -22,6 +31,8 @@ def make_experiment(config: ExperimentConfig, workdir: Path) -> Experiment:
   """
   kinds = {
     BlockMethod: BlockExperiment,
+    ChildMethod: ChildExperiment,
+    DivideMethod: DivideExperiment,
     MaskMethod: MaskExperiment,
     PathMethod: PathExperiment,
   }
@@ -29,6 +40,6 @@ def make_experiment(config: ExperimentConfig, workdir: Path) -> Experiment:
 
 
 __all__ = [
-  "BlockExperiment", "Experiment", "MaskExperiment", "PathExperiment",
-  "make_experiment",
+  "BlockExperiment", "ChildExperiment", "DivideExperiment", "Experiment",
+  "MaskExperiment", "PathExperiment", "make_experiment",
 ]  # fmt: skip

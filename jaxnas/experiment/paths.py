@@ -43,6 +43,7 @@ from jaxnas.scoring import (
   race_archs,
 )
 from jaxnas.search import (
+  Searcher,
   SegmentSearch,
   archive_archs,
   finalists,
@@ -124,36 +125,8 @@ class PathExperiment(Experiment):
     self._alarm(objective)
     searcher = self.method.searcher(setup)
     found, seconds = search_archs(setup, searcher, objective)
-    archive = found["archive"]
-    front = pareto_front(found, setup.space, searcher.objectives)
-    rows = finalists(found, setup.space, searcher.objectives)
-    metrics = archive["metrics"].items()
-    winner = single_best(archive, SELECTION, setup.budget, rows)
-    index = archive["archs"].index(winner.tolist())
-    with open(self.workdir / "archs.csv", newline="") as file:
-      table = list(csv.DictReader(file))
-    shown = sorted(front.index.tolist())
-    write_csv(self.workdir / "pareto.csv", [table[i] for i in shown])
-    picked = pick_equispaced(front, setup.config.search.front)
-    result = {
-      "arch": setup.space.to_string(winner),
-      "choices": setup.space.choice_names(winner),
-      "evaluated": len(archive_archs(found, setup.space)),
-      **{name: values[index] for name, values in metrics},
-      "bn_mode": setup.config.score.bn_mode,
-      "front": [
-        {
-          "arch": setup.space.to_string(archive["archs"][i]),
-          **{
-            name: archive["metrics"][name][i]
-            for name in ("accuracy", "macs", "params")
-          },
-        }
-        for i in picked.index
-      ],
-    }
-    for row in (result, *result["front"]):
-      row["macs"], row["params"] = int(row["macs"]), int(row["params"])
+    result = self._chosen(searcher, found, setup.config.score.bn_mode)
+    winner = setup.space.from_string(result["arch"])
     cut = inherited(setup, state.variables, winner)
     check_inherited(setup, cut, winner, result["accuracy"])
     start = time.monotonic()
@@ -232,24 +205,13 @@ class PathExperiment(Experiment):
       spent += seconds
     start = time.monotonic()
     supernet = scorer(state.variables, archs)["accuracy"]
-    costs = {name: table(archs) for name, table in setup.costs.items()}
     ranking = {
       "selection": selection,
       "bn_mode": scorer.bn_mode,
-      **compare_rankings(
-        supernet, accuracy, costs, config.top_k,
-        np.random.default_rng(setup.seed("bootstrap")),
-        config.bootstrap, config.confidence, fitted_accuracies(setup, archs),
+      **self._compared(
+        archs, supernet, accuracy, "supernet_accuracy",
+        fitted_accuracies(setup, archs),
       ),
-      "archs": [
-        {
-          "arch": setup.space.to_string(arch),
-          "supernet_accuracy": float(supernet[i]),
-          "standalone_accuracy": float(accuracy[i]),
-          **{name: int(values[i]) for name, values in costs.items()},
-        }
-        for i, arch in enumerate(archs)
-      ],
     }  # fmt: skip
     write_json(self.workdir / "ranking.json", ranking)
     self._record("rank", spent + time.monotonic() - start)
@@ -291,6 +253,85 @@ class PathExperiment(Experiment):
     }
 
   # Inside -------------------------------------------------------------------
+
+  def _compared(
+    self,
+    archs: np.ndarray,
+    scores: np.ndarray,
+    standalone: np.ndarray,
+    name: str,
+    fitted: dict[str, np.ndarray],
+  ) -> dict:
+    """How scores rank archs, and the rows behind that, for `ranking.json`.
+
+    Args:
+      archs: `int32[n, L]`.
+      scores: what the search went by, `float[n]`.
+      standalone: accuracies after full trainings, `float[n]`.
+      name: of the scores.
+      fitted: accuracies by predictors, `float[n]` each.
+    """
+    setup, config = self.setup, self.config.ranking
+    costs = {k: table(archs) for k, table in setup.costs.items()}
+    return {
+      **compare_rankings(
+        scores, standalone, costs, config.top_k,
+        np.random.default_rng(setup.seed("bootstrap")),
+        config.bootstrap, config.confidence, fitted,
+      ),
+      "archs": [
+        {
+          "arch": setup.space.to_string(arch),
+          name: float(scores[i]),
+          "standalone_accuracy": float(standalone[i]),
+          **{k: int(values[i]) for k, values in costs.items()},
+        }
+        for i, arch in enumerate(archs)
+      ],
+    }  # fmt: skip
+
+  def _chosen(self, searcher: Searcher, found: dict, bn_mode: str) -> dict:
+    """The winner of a search and its front; writes `pareto.csv`.
+
+    Args:
+      searcher: that has come to its end.
+      found: its state.
+      bn_mode: where the scores' batch-norm statistics came from.
+
+    Returns:
+      The content of `search.json`.
+    """
+    setup, archive = self.setup, found["archive"]
+    front = pareto_front(found, setup.space, searcher.objectives)
+    rows = finalists(found, setup.space, searcher.objectives)
+    metrics = archive["metrics"].items()
+    winner = single_best(archive, SELECTION, setup.budget, rows)
+    index = archive["archs"].index(winner.tolist())
+    with open(self.workdir / "archs.csv", newline="") as file:
+      table = list(csv.DictReader(file))
+    shown = sorted(front.index.tolist())
+    write_csv(self.workdir / "pareto.csv", [table[i] for i in shown])
+    picked = pick_equispaced(front, setup.config.search.front)
+    result = {
+      "arch": setup.space.to_string(winner),
+      "choices": setup.space.choice_names(winner),
+      "evaluated": len(archive_archs(found, setup.space)),
+      **{name: values[index] for name, values in metrics},
+      "bn_mode": bn_mode,
+      "front": [
+        {
+          "arch": setup.space.to_string(archive["archs"][i]),
+          **{
+            name: archive["metrics"][name][i]
+            for name in ("accuracy", "macs", "params")
+          },
+        }
+        for i in picked.index
+      ],
+    }
+    for row in (result, *result["front"]):
+      row["macs"], row["params"] = int(row["macs"]), int(row["params"])
+    return result
 
   def _retrained(
     self, winner: np.ndarray

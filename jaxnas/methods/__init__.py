@@ -2,7 +2,15 @@
 
 from jaxnas.config import ExperimentConfig
 from jaxnas.errors import unknown
-from jaxnas.methods import fairnas, gcn, irlas, pgnas, spos
+from jaxnas.methods import (
+  dcnas,
+  evolution,
+  fairnas,
+  gcn,
+  irlas,
+  pgnas,
+  spos,
+)
 from jaxnas.methods.base import (
   BlockMethod,
   MaskMethod,
@@ -15,6 +23,7 @@ from jaxnas.methods.base import (
   supernet_objective,
   train_fleet,
   train_supernet,
+  write_archs,
   write_fairness,
 )
 from jaxnas.methods.block_objective import (
@@ -35,8 +44,21 @@ from jaxnas.methods.block_search import (
   search_blocks,
   write_blocks,
 )
-from jaxnas.methods.checks import uses_interpreter
+from jaxnas.methods.checks import shares_weights, uses_interpreter
+from jaxnas.methods.cohorts import ShortTrainer, named_stage
 from jaxnas.methods.compact_winner import compact_winner, tune_winner
+from jaxnas.methods.dcnas import DivideMethod
+from jaxnas.methods.divide import (
+  Divided,
+  Represented,
+  describe_clusters,
+  represent,
+  sample_archs,
+  search_divided,
+  training_images,
+)
+from jaxnas.methods.divide_table import divide_table
+from jaxnas.methods.evolution import ChildMethod
 from jaxnas.methods.interpreter import (
   block_batches,
   block_network,
@@ -92,7 +114,15 @@ from jaxnas.methods.winner import check_inherited, inherited, train_winner
 
 METHODS: dict[str, Method] = {
   m.name: m
-  for m in (fairnas.METHOD, spos.METHOD, gcn.METHOD, pgnas.METHOD, irlas.METHOD)
+  for m in (
+    fairnas.METHOD,
+    spos.METHOD,
+    gcn.METHOD,
+    pgnas.METHOD,
+    irlas.METHOD,
+    dcnas.METHOD,
+    evolution.METHOD,
+  )  # fmt: skip
 }
 
 
@@ -117,21 +147,26 @@ def answers_budgets(config: ExperimentConfig) -> bool:
 
 
 __all__ = [
-  "METHODS", "BlockMethod", "BlockSetup", "MaskMethod", "MaskSetup", "Method",
-  "PathMethod", "PathSetup", "Setup", "algorithm_of", "answer",
-  "answers_budgets", "best_blocks", "best_first", "block_batches",
-  "block_network", "BlockObjective", "block_searcher", "check_inherited",
-  "check_network", "check_relaxed", "child_accuracy", "compact_winner",
+  "METHODS", "algorithm_of", "answer", "answers_budgets", "best_blocks",
+  "best_first", "block_batches", "block_network", "block_searcher",
+  "BlockMethod", "BlockObjective", "BlockSetup", "check_inherited",
+  "check_network", "check_relaxed", "child_accuracy", "ChildMethod",
+  "compact_winner", "describe_clusters", "divide_table", "Divided",
+  "DivideMethod",
   "equal_blocks", "evidence", "expert_guide", "experts", "fitted_accuracies",
   "fleet_batches", "fresh_network", "get_method", "guidance_row", "guidances",
   "inherited", "inherited_block", "judge_winner", "load_interpreter",
   "load_masked", "load_supernet", "make_block_setup", "make_mask_setup",
   "make_setup", "make_space", "mask_objective", "mask_sizes", "masked_batches",
-  "network_batches", "origin_of", "posterior", "random_blocks", "ranking_archs",
-  "ranking_blocks", "read_lookup", "read_table", "read_truth", "search_archs",
-  "search_blocks", "search_relaxed", "select_mask", "standalone_accuracies",
-  "standalone_blocks", "supernet_batches", "supernet_objective", "train_fleet",
-  "train_interpreter", "train_masked", "train_network", "train_supernet",
-  "train_winner", "tune_winner", "uses_interpreter", "winning_mask",
-  "write_blocks", "write_fairness", "write_lookup", "write_posterior",
+  "MaskMethod", "MaskSetup", "Method", "named_stage", "network_batches",
+  "origin_of", "PathMethod", "PathSetup", "posterior", "random_blocks",
+  "ranking_archs", "ranking_blocks", "read_lookup", "read_table", "read_truth",
+  "represent", "Represented", "sample_archs", "search_archs", "search_blocks",
+  "search_divided", "search_relaxed", "select_mask", "Setup", "shares_weights",
+  "ShortTrainer", "standalone_accuracies", "standalone_blocks",
+  "supernet_batches", "supernet_objective", "train_fleet", "train_interpreter",
+  "train_masked", "train_network", "train_supernet", "train_winner",
+  "training_images", "tune_winner", "uses_interpreter", "winning_mask",
+  "write_archs", "write_blocks", "write_fairness", "write_lookup",
+  "write_posterior",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from jaxnas.config import BlocksConfig, ExperimentConfig, OptimizerConfig
 from jaxnas.errors import UserError, unknown
+from jaxnas.search.partition import check_divide
 from jaxnas.training import check_masks
 
 _AT_LEAST = {
@@ -284,10 +285,45 @@ def check_block_config(config: ExperimentConfig) -> None:
 
 
 def check_path_config(config: ExperimentConfig) -> None:
-  """Refuses, for a supernet of single paths, what only others can have."""
+  """Refuses, for a chain of layers, what only others can have.
+
+  Raises:
+    UserError: naming the field.
+  """
   for section in ("masks", "expert", "blocks"):
     refuse_foreign(config, section)
   if not config.retrain.epochs:
     raise UserError(
       f"retrain.epochs is 0; with method {config.method} it must be at least 1."
     )
+  divide = config.divide
+  if config.method == "dcnas":
+    check_divide(divide)
+    refuse_foreign(config, "divide", ("early", "early_cost"))
+    refuse_foreign(config, "search")
+  elif config.method == "evolution":
+    shared = ("epochs", "together")
+    names = [f.name for f in dataclasses.fields(divide) if f.name not in shared]
+    refuse_foreign(config, "divide", names)
+    check_divide(divide)
+  else:
+    refuse_foreign(config, "divide")
+  if shares_weights(config):
+    return
+  refuse_foreign(config, "train")
+  refuse_foreign(
+    config, "score", ("bn_mode", "calibration_images", "engine", "race")
+  )
+  if config.retrain.inherit:
+    raise UserError(
+      "retrain.inherit needs a supernet's weights; method"
+      f" {config.method} trains none (divide.source='shared-weights' does, with"
+      " method dcnas)."
+    )
+
+
+def shares_weights(config: ExperimentConfig) -> bool:
+  """Whether a run on a chain of layers trains a supernet."""
+  if config.method == "dcnas":
+    return config.divide.source == "shared-weights"
+  return config.method != "evolution"

@@ -16,7 +16,9 @@ from jaxnas.spaces import Space
 
 
 def ranking_archs(
-  setup: PathSetup, scorer: Scorer, variables: Variables
+  setup: PathSetup,
+  scorer: Scorer | None = None,
+  variables: Variables | None = None,
 ) -> np.ndarray:
   """The archs to train from scratch, by `ranking.selection`.
 
@@ -24,8 +26,8 @@ def ranking_archs(
 
   Args:
     setup: the run.
-    scorer: scores the pool of `evenly-spaced`.
-    variables: of the supernet.
+    scorer: scores the pool of `evenly-spaced`, which needs it.
+    variables: of the supernet, likewise.
 
   Returns:
     `int32[n, L]`, no row twice.

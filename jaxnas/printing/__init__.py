@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxnas.printing.bench import bench_text
+from jaxnas.printing.comparison import comparison_text
 from jaxnas.printing.tables import interval, shorten, table
 
 
@@ -206,6 +207,7 @@ def _profile_text(result: dict) -> str:
 
 _WRITERS: dict[str, Callable[[dict], str]] = {
   "bench": bench_text,
+  "compare": comparison_text,
   "cost": _cost_text,
   "list": _list_text,
   "profile": _profile_text,

@@ -44,9 +44,7 @@ def glossary(run: Run) -> str:
     )
   return (
     "<dl class='glossary'>"
-    "<dt>supernet accuracy</dt><dd>The arch evaluated with weights inherited"
-    " from the supernet, on the validation split. Cheap; good for comparing"
-    " archs, as far as the ranking can be trusted.</dd>"
+    f"{_scores(run)}"
     "<dt>stand-alone accuracy</dt><dd>The arch trained from scratch as an"
     " ordinary network, on the validation split. That split also served the"
     " selection, so it can flatter the winner.</dd>"
@@ -54,6 +52,30 @@ def glossary(run: Run) -> str:
     " training and selection, meant to be read once, at the end. This is the"
     " number to quote.</dd></dl>"
   )
+
+
+def _scores(run: Run) -> str:
+  """The accuracies that an arch has before it is trained to the end."""
+  text = (
+    "<dt>supernet accuracy</dt><dd>The arch evaluated with weights inherited"
+    " from the supernet, on the validation split. Cheap; good for comparing"
+    " archs, as far as the ranking can be trusted.</dd>"
+  )
+  if run.brief:
+    text = (
+      "<dt>early accuracy</dt><dd>The arch's own network after"
+      f" {run.config.divide.epochs} epochs of training, on the validation"
+      " split; there is no supernet. Good for comparing archs, as far as the"
+      " ranking can be trusted.</dd>"
+    )
+  if run.divided:
+    text += (
+      "<dt>accuracy after the longer training</dt><dd>A cluster's best as its"
+      f" own network after {run.config.divide.conquer_epochs} epochs, on the"
+      " validation split. It is flattered: the best of several is taken on"
+      " those images.</dd>"
+    )
+  return text
 
 
 def provenance(run: Run) -> str:
@@ -106,7 +128,7 @@ def own_data(run: Run) -> str:
 def _path_steps(run: Run) -> Steps:
   budget = run.budget or "macs<=60M"
   arch = run.winner or "ARCH"
-  return (
+  begin = (
     (
       "search on a folder with one sub-folder of images per class",
       "python -m jaxnas run CONFIG --workdir DIR --data folder:PATH",
@@ -116,20 +138,40 @@ def _path_steps(run: Run) -> Steps:
       "python -m jaxnas run CONFIG --workdir DIR --data folder:PATH"
       f" --budget {shlex.quote(budget)}",
     ),
-    (
-      "supernet accuracy and cost of any arch",
-      f"python -m jaxnas score CONFIG --workdir DIR --archs"
-      f" {shlex.quote(arch)}",
-    ),
+  )
+  model = (
+    "the winner as an ordinary model with weights",
+    "python -m jaxnas export CONFIG --workdir DIR",
+  )
+  score = (
+    f"{run.scored} and cost of any arch",
+    f"python -m jaxnas score CONFIG --workdir DIR --archs {shlex.quote(arch)}",
+  )
+  if run.divided:
+    return (*begin, *_DIVIDED, score, model)
+  if run.brief:
+    return (*begin, score, model)
+  return (
+    *begin,
+    score,
     (
       "how far the supernet's ranking can be trusted",
       "python -m jaxnas rank CONFIG --workdir DIR --truth FILE",
     ),
-    (
-      "the winner as an ordinary model with weights",
-      "python -m jaxnas export CONFIG --workdir DIR",
-    ),
+    model,
   )
+
+
+# Every option is one that a run with clusters reads.
+_DIVIDED: Steps = tuple(
+  (what, f"python -m jaxnas run CONFIG --workdir NEW --set {option}")
+  for what, option in (
+    ("the number of clusters by silhouette", "divide.clusters=0"),
+    ("plain early stopping: one cluster", "divide.clusters=1"),
+    ("a baseline: clusters of alike multiply-adds", "divide.partition=macs"),
+    ("whether ranking within clusters is better", "ranking.n_archs=24"),
+  )
+)
 
 
 def _mask_steps(run: Run) -> Steps:

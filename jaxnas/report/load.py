@@ -17,11 +17,12 @@ OPTIONAL = (
   "manifest.json", "space.json", "metrics.jsonl", "archs.csv", "pareto.csv",
   "result.json",
 )  # fmt: skip
-# What only a supernet of single paths leaves, only a masked network, and only a
-# search for blocks.
+# What only a supernet of single paths leaves, only a masked network, only a
+# search for blocks, and only clusters of archs.
 OF_PATHS = ("fairness.json", "ranking.json")
 OF_MASKS = ("posterior.json", "selection.json")
 OF_BLOCKS = ("search.json", "irl.json", "guidance.json", "latency.json")
+OF_CLUSTERS = ("search.json", "clusters.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Run:
     irl: `irl.json`, `{}` if absent; what was learned from experts.
     guidance: rows of `guidance.json`, one for each lambda; empty if absent.
     latency: `latency.json`, `{}` if absent.
+    clusters: `clusters.json`, `{}` if absent.
     missing: names of the optional files that are absent.
   """
 
@@ -97,6 +99,7 @@ class Run:
   irl: dict
   guidance: tuple[dict, ...]
   latency: dict
+  clusters: dict
   missing: tuple[str, ...]
 
   @property
@@ -115,6 +118,24 @@ class Run:
     """Whether the run is one of a masked network."""
     known = self.config.space.name in SUPERNETS
     return self.masks is not None or known or bool(self.groups)
+
+  @property
+  def divided(self) -> bool:
+    """Whether archs are put into clusters, and the clusters' best merged."""
+    return self.config.method == "dcnas"
+
+  @property
+  def brief(self) -> bool:
+    """Whether each candidate was trained briefly: there is no supernet."""
+    if self.divided:
+      source = self.clusters.get("source") or self.config.divide.source
+      return source == "short-training"
+    return self.config.method == "evolution"
+
+  @property
+  def scored(self) -> str:
+    """What the accuracies of `archs` are called."""
+    return "early accuracy" if self.brief else "supernet accuracy"
 
   @property
   def budget(self) -> str:
@@ -188,6 +209,7 @@ def load(workdir: Path) -> Run:
     irl=_json(workdir / "irl.json") or {},
     guidance=tuple((_json(workdir / "guidance.json") or {}).get("rows", ())),
     latency=_json(workdir / "latency.json") or {},
+    clusters=_json(workdir / "clusters.json") or {},
     missing=(),
   )
   missing = tuple(n for n in _expected(run) if not (workdir / n).is_file())
@@ -199,7 +221,9 @@ def _expected(run: Run) -> tuple[str, ...]:
   if run.masked:
     return OPTIONAL + OF_MASKS
   if not run.stacked:
-    return OPTIONAL + OF_PATHS
+    if not run.divided:
+      return OPTIONAL + (() if run.brief else OF_PATHS)
+    return OPTIONAL + OF_CLUSTERS + OF_PATHS[run.brief :]
   blocks = run.config.blocks
   # A front of two objectives is not what this search looks for.
   names = [n for n in OPTIONAL if n != "pareto.csv"]

@@ -152,6 +152,9 @@ def _tiles(run: Run) -> str:
     inherited += ", which chose it"
   elif run.stacked:
     inherited = _judged_by(run)
+  elif run.brief:
+    value = say.percent(_scored(run))
+    inherited = f"none: the search had no supernet; early accuracy {value}"
   tiles = [
     ("test accuracy", say.percent(test), test_note, " main"),
     (
@@ -173,6 +176,14 @@ def _tiles(run: Run) -> str:
     f"</strong><small>{escape(note)}</small></div>"
     for name, value, note, kind in tiles
   ) + "</div>"  # fmt: skip
+
+
+def _scored(run: Run) -> float:
+  """The winner's accuracy among those of all archs, NaN if it has none."""
+  if not run.brief:
+    return number(run.result.get("metrics", {}).get("supernet_accuracy"))
+  found = [e.accuracy for e in run.archs if _same(e.arch, run.winner)]
+  return found[-1] if found else math.nan
 
 
 def _judged_by(run: Run) -> str:
@@ -251,19 +262,27 @@ def chosen(run: Run) -> str:
     return ""  # blocks have sections of their own
   winner = run.winner
   metrics = run.result.get("metrics", {})
-  point = [number(metrics.get(k)) for k in ("macs", "supernet_accuracy")]
+  point = [number(metrics.get("macs")), _scored(run) if winner else math.nan]
   points = [
     np.array([(e.macs, e.accuracy) for e in part], float).reshape(-1, 2)
     for part in (run.archs, run.front)
   ]
   limits = cost_limits(run)
-  svg = plots.pareto(*points, point if winner else None, limits.get("macs"))
+  svg = plots.pareto(
+    *points, point if winner else None, limits.get("macs"),
+    f"{run.scored} (validation)",
+  )  # fmt: skip
   caption = (
     f"{len(run.archs):,} evaluated archs and {len(run.front):,} on the front."
   )
   if run.masked:
     caption += (
       " The winner is the most accurate; the front shows what fewer MACs cost."
+    )
+  elif run.divided:
+    caption += (
+      f" {run.scored[0].upper()}{run.scored[1:]} chose which of each cluster"
+      " were trained longer, not the winner."
     )
   else:
     objectives = ", ".join(
@@ -281,7 +300,7 @@ def chosen(run: Run) -> str:
 
 def _standing(run: Run, limits: dict[str, float]) -> str:
   winner = run.winner
-  accuracy = number(run.result.get("metrics", {}).get("supernet_accuracy"))
+  accuracy = _scored(run)
   if not winner or not run.archs or not math.isfinite(accuracy):
     return ""
   inside = {e.arch: e for e in run.archs if _keeps(e, limits)}
@@ -295,18 +314,19 @@ def _standing(run: Run, limits: dict[str, float]) -> str:
       else (" that were scored on all images")
     )
   text = f"Of {len(unique):,} evaluated archs{where}, " + (
-    f"{above:,} have a higher supernet accuracy than the chosen one."
+    f"{above:,} have a higher {run.scored} than the chosen one."
     if above
-    else "none has a higher supernet accuracy than the chosen one."
+    else f"none has a higher {run.scored} than the chosen one."
   )
   equal = sum(e.accuracy == accuracy for e in unique) - 1
   if equal > 0 and not above:
     verb = "has" if equal == 1 else "have"
     among = "equals" if run.masked else "equals on the front"
-    text += (
-      f" {equal:,} more {verb} the same; among {among} the lowest validation"
-      " loss decides."
-    )
+    text += f" {equal:,} more {verb} the same"
+    # In clusters the longer training decides, see there.
+    if not run.divided:
+      text += f"; among {among} the lowest validation loss decides"
+    text += "."
   if run.front:
     on = any(_same(e.arch, winner) for e in run.front)
     text += (
@@ -349,7 +369,8 @@ def _front_table(run: Run, winner: str, limits: dict[str, float]) -> str:
   )  # fmt: skip
   # The chosen arch stays in the table even if it is far down the front.
   shown = front[:FRONT_ROWS] + [e for e in front[FRONT_ROWS:] if chosen(e)]
-  body = table(("arch", "supernet", "MACs", "params"), (row(e) for e in shown))
+  head = ("arch", run.scored.split()[0], "MACs", "params")
+  body = table(head, (row(e) for e in shown))
   notes = []
   if not all(_keeps(e, limits) for e in shown):
     notes.append("Grey rows are over the budget.")

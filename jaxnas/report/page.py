@@ -9,6 +9,8 @@ from jaxnas.report import (
   block_guidance,
   block_learning,
   blocks,
+  cluster_worth,
+  clusters,
   fitted,
   masks,
   outcome,
@@ -25,6 +27,8 @@ SECTIONS = (
   ("expert", "What the experts teach", block_learning.expert),
   ("guidance", "What guidance changed", block_guidance.guidance),
   ("latency", "Is it faster?", block_guidance.latency),
+  ("divide", "Divide: the clusters", clusters.divided),
+  ("conquer", "Conquer: was it worth it?", cluster_worth.conquered),
   ("architecture", "The chosen architecture", outcome.architecture),
   ("kept", "What the winner keeps", masks.kept),
   ("training", "Training", process.training),
@@ -32,6 +36,7 @@ SECTIONS = (
   ("fairness", "Fairness", process.fairness),
   ("selection", "Was selection worth it?", selected.selection),
   ("trust", "Can the ranking be trusted?", process.trust),
+  ("within", "Is the ranking better within clusters?", cluster_worth.claim),
   (
     "predictors",
     "Does the predictor see through the noise?",
@@ -39,13 +44,16 @@ SECTIONS = (
   ),
   ("lookup", "Budgets looked up", fitted.looked_up),
   ("progress", "Search", process.progress),
+  ("spent", "What it cost", cluster_worth.spent),
   ("cost", "Time", process.cost),
+  # A run is of blocks or of clusters, so one of these two is empty.
   ("sources", "What is whose", blocks.sources),
-  ("glossary", "The three accuracies", about.glossary),
+  ("sources", "What is whose", clusters.sources),
+  ("glossary", "The accuracies", about.glossary),
   ("provenance", "Provenance", about.provenance),
   ("own-data", "Run it on your own data", about.own_data),
 )
-_PAGE = Template("""\
+PAGE = Template("""\
 <!DOCTYPE html>
 <html lang="en">
 <head>
@@ -77,7 +85,7 @@ def page(run: Run) -> str:
   shown = [(name, title, body) for name, title, body in parts if body]
   method = run.result.get("method") or run.config.method
   space = run.result.get("space") or run.config.space.name
-  return _PAGE.substitute(
+  return PAGE.substitute(
     title=escape(f"{method} on {space}"),
     style=Path(__file__).with_name("page.css").read_text(encoding="utf-8"),
     headline=outcome.headline(run),

@@ -58,7 +58,7 @@ STYLE = {
   "lines.linewidth": 2,
 }
 PERCENT = PercentFormatter(xmax=1)
-_COUNT = FuncFormatter(lambda v, _: format_count(v))
+COUNT = FuncFormatter(lambda v, _: format_count(v))
 
 
 def new_axes(height: int) -> tuple[Figure, matplotlib.axes.Axes]:
@@ -157,7 +157,7 @@ def pareto(
       [winner[0]], [winner[1]], marker="*", s=280, color=ORANGE,
       edgecolor=CARD, lw=1, zorder=4, label="winner",
     )  # fmt: skip
-  axes.xaxis.set_major_formatter(_COUNT)
+  axes.xaxis.set_major_formatter(COUNT)
   axes.xaxis.set_major_locator(MaxNLocator(6))
   axes.yaxis.set_major_formatter(PERCENT)
   axes.set_xlabel("multiply-adds (MACs)")
@@ -291,7 +291,7 @@ def lookup(cloud: np.ndarray, answers: Sequence[Sequence[float]]) -> str:
       *np.array(answers, float).T, marker="*", s=200, color=ORANGE,
       edgecolor=CARD, lw=1, zorder=4, label="answers",
     )  # fmt: skip
-  axes.xaxis.set_major_formatter(_COUNT)
+  axes.xaxis.set_major_formatter(COUNT)
   axes.xaxis.set_major_locator(MaxNLocator(6))
   axes.yaxis.set_major_formatter(PERCENT)
   axes.set_xlabel("multiply-adds (MACs)")

@@ -124,26 +124,43 @@ def trust(run: Run) -> str:
     )  # fmt: skip
   if not ranking and run.stacked and evaluation(run) != "interpreter":
     return ""  # no supernet, and nothing that a ranking could be of
+  if not ranking and run.brief and not run.divided:
+    return paragraphs(
+      "Unknown for this run: its candidates were compared by early accuracy"
+      " only, and none but the winner was trained to the end."
+    )
   if not ranking:
     return (
       "<p>Unknown for this run: it has no ranking.json, so no archs were"
-      " trained from scratch to compare with. Run it with <code>--set"
-      " ranking.n_archs=24</code>, or compare with accuracies that you have:"
-      " <code>python -m jaxnas rank CONFIG --workdir DIR --truth FILE</code>."
-      "</p>"
+      f" trained {'to the end' if run.brief else 'from scratch'} to compare"
+      " with. Run it with <code>--set ranking.n_archs=24</code>, or compare"
+      " with accuracies that you have: <code>python -m jaxnas rank CONFIG"
+      " --workdir DIR --truth FILE</code>.</p>"
     )
-  warnings, claims = say.ranking_claims(ranking)
+  judge = "early stopping" if run.brief else "the supernet"
+  warnings, claims = say.ranking_claims(ranking, judge, run.scored)
   figures = []
   archs = ranking.get("archs") or []
+  early = any("early_accuracy" in a for a in archs)
   pairs = [
     tuple(number(a.get(k)) for a in archs)
-    for k in ("supernet_accuracy", "standalone_accuracy")
-  ]
+    for k in (
+      "early_accuracy" if early else "supernet_accuracy", "standalone_accuracy",
+    )
+  ]  # fmt: skip
   if archs:
-    svg = plots.agreement(*pairs)
+    where = "inherited weights"
+    if run.brief:
+      where = f"after {run.config.divide.epochs} epochs"
+    labels = (f"{run.scored} ({where})", "stand-alone accuracy")
+    svg = plots.agreement(*pairs, labels=labels)
     caption = f"{len(archs)} archs, both accuracies on the validation split."
     figures.append(figure(svg, caption))
-  rows = {"supernet": say.Estimate.from_json(ranking.get("kendall_tau_b"))}
+  rows = {
+    judge.removeprefix("the "): say.Estimate.from_json(
+      ranking.get("kendall_tau_b")
+    )
+  }
   for name, value in (ranking.get("baselines") or {}).items():
     label = {"macs": "MACs"}.get(name, name)
     rows[f"{label} alone"] = say.Estimate.from_json(value)
@@ -161,7 +178,7 @@ def progress(run: Run) -> str:
     return _by_guidance(run)
   figures = []
   for key, name, label, share in (
-    ("best_accuracy", "best", "best supernet accuracy", True),
+    ("best_accuracy", "best", f"best {run.scored}", True),
     ("hypervolume", "hypervolume", "hypervolume", False),
   ):
     points = run.series("search", "round", key)

@@ -130,9 +130,9 @@ def judge(
 
 
 _COMPARED = {
-  "better": "The supernet ranks better than {name} alone",
-  "worse": "The supernet ranks worse than {name} alone",
-  "undecided": "The supernet cannot be told apart from {name} alone",
+  "better": "{judge} ranks better than {name} alone",
+  "worse": "{judge} ranks worse than {name} alone",
+  "undecided": "{judge} cannot be told apart from {name} alone",
 }
 _WHY = {
   "better": "its interval lies above the other's",
@@ -147,8 +147,17 @@ _PAIRED = {
 COST_NAMES = {"macs": "MACs", "params": "the number of parameters"}
 
 
-def ranking_claims(ranking: Mapping) -> tuple[list[str], list[str]]:
+def ranking_claims(
+  ranking: Mapping,
+  judge_name: str = "the supernet",
+  scored: str = "supernet accuracy",
+) -> tuple[list[str], list[str]]:
   """What `ranking.json` supports.
+
+  Args:
+    ranking: its content.
+    judge_name: whose ranking it is.
+    scored: what it ranks by.
 
   Returns:
     Warnings and plain statements, each a list of sentences.
@@ -160,11 +169,11 @@ def ranking_claims(ranking: Mapping) -> tuple[list[str], list[str]]:
   if not tau.excludes_zero:
     warnings.append(
       f"The {level} interval of Kendall τ-b includes zero: with these {n}"
-      " archs the supernet's ranking cannot be told apart from chance."
+      f" archs {judge_name}'s ranking cannot be told apart from chance."
     )
   elif tau.high < 0:
     warnings.append(
-      "Kendall τ-b is negative: the supernet ranks these archs backwards."
+      f"Kendall τ-b is negative: {judge_name} ranks these archs backwards."
     )
   if ranking.get("kendall_tau_a") is not None:
     ties = f", τ-a {decimal(ranking['kendall_tau_a'])}"
@@ -178,7 +187,7 @@ def ranking_claims(ranking: Mapping) -> tuple[list[str], list[str]]:
   )
   if ranking.get("selection") == "evenly-spaced":
     claims.append(
-      "Archs that are evenly spaced in supernet accuracy spread wider than a"
+      f"Archs that are evenly spaced in {scored} spread wider than a"
       " uniform sample, which raises a rank correlation; compare only with"
       " numbers selected in the same way."
     )
@@ -189,12 +198,12 @@ def ranking_claims(ranking: Mapping) -> tuple[list[str], list[str]]:
     overlap = Estimate.from_json(ranking["top_k_overlap"])
     claims.append(
       f"Top-{k} overlap {overlap}: the share of the {k} best stand-alone"
-      f" archs that are among the supernet's {k} best; by chance it is"
+      f" archs that are among {judge_name}'s {k} best; by chance it is"
       f" {decimal(k / n)}."
     )
   if ranking.get("regret") is not None:
     claims.append(
-      "Regret: the supernet's first choice is"
+      f"Regret: {judge_name}'s first choice is"
       f" {100 * ranking['regret']:.2f} points below the best of the {n} in"
       " stand-alone accuracy."
     )
@@ -203,7 +212,10 @@ def ranking_claims(ranking: Mapping) -> tuple[list[str], list[str]]:
     paired = value.get("gain") if baseline.value >= 0 else None
     gain = Estimate.from_json(paired) if paired else None
     verdict = judge(tau, baseline, gain)
-    text = _COMPARED[verdict].format(name=COST_NAMES.get(name, name))
+    text = _COMPARED[verdict].format(
+      judge=judge_name[0].upper() + judge_name[1:],
+      name=COST_NAMES.get(name, name),
+    )
     sign = ", taken by magnitude" if baseline.value < 0 else ""
     why = _WHY[verdict] if gain is None else f"{_PAIRED[verdict]} {gain}"
     claims.append(f"{text} (τ-b {baseline}{sign}): {why}.")

@@ -1,0 +1,108 @@
+"""All methods side by side on scikit-learn's digits, at equal search cost.
+
+    python -m jaxnas compare configs/compare_digits.py --workdir runs/compare
+
+Each arm searches for about 600,000 image evaluations (a training image counts
+3) with the same data split; its winner is trained from scratch by the same
+recipe. Chains of layers keep 600,000 multiply-adds; the masked networks of
+PGNAS and the blocks of IRLAS have spaces of their own, so compare their
+accuracies at the multiply-adds beside them. `random` is early stopping: DC-NAS
+with one cluster. `quicktest` goes through the same stages and learns little.
+All sizes are ours.
+"""
+
+import dataclasses
+
+from jaxnas.config import (
+  DivideConfig,
+  ExperimentConfig,
+  RankingConfig,
+  SearchConfig,
+  load_config,
+  override,
+)
+
+
+def get_configs() -> dict[str, ExperimentConfig]:
+  fairnas = _alike(load_config("digits_fairnas"))
+  fairnas = override(fairnas, ["train.epochs=18"])
+  spos = override(
+    fairnas, ["method=spos", "search.tournament=10", "train.epochs=108"]
+  )
+  gcn = dataclasses.replace(
+    fairnas, method="gcn", search=load_config("digits_gcn").search
+  )
+  gcn = override(
+    gcn, ["search.segments.samples=125", "search.segments.candidates=24"]
+  )
+  alone = dataclasses.replace(
+    fairnas,
+    method="dcnas",
+    train=ExperimentConfig().train,
+    search=SearchConfig(),
+    divide=DivideConfig(
+      samples=36, epochs=3, clusters=4, conquer_epochs=20, together=14
+    ),
+  )
+  random = override(alone, ["divide.samples=56", "divide.clusters=1"])
+  evolution = dataclasses.replace(
+    alone,
+    method="evolution",
+    search=SearchConfig(
+      population=14, offspring=12, generations=4, tournament=5,
+      objectives=("accuracy",),
+    ),
+    divide=DivideConfig(epochs=3, together=14),
+  )  # fmt: skip
+  pgnas = override(
+    _alike(load_config("digits_pgnas")), ["masks.candidates=1150"]
+  )
+  irlas = override(
+    _alike(load_config("digits_irlas")),
+    ["train.epochs=80", "blocks.rounds=35", "blocks.compare=()",
+     "blocks.latency_blocks=0"],
+  )  # fmt: skip
+  return {
+    "random": random, "evolution": evolution, "spos": spos,
+    "fairnas": fairnas, "gcn": gcn, "pgnas": pgnas, "irlas": irlas,
+    "dcnas": alone,
+  }  # fmt: skip
+
+
+def quicktest() -> dict[str, ExperimentConfig]:
+  """The same stages, with little training and few archs."""
+  arms = get_configs()
+  shared = ["train.epochs=1", "train.optimizer.warmup_epochs=0"]
+  short = ["divide.epochs=1", "divide.together=4"]
+  own = {
+    "random": ["divide.samples=4", "divide.conquer_epochs=1", *short],
+    "evolution": [
+      "search.population=4", "search.offspring=0", "search.generations=0",
+      *short,
+    ],
+    "spos": [*shared, "search.population=8", "search.generations=1"],
+    "fairnas": [*shared, "search.population=8", "search.generations=1"],
+    "gcn": [
+      *shared, "search.segments.samples=24", "search.segments.candidates=8",
+      "search.segments.top_k=4",
+    ],
+    "pgnas": [*shared, "masks.candidates=16", "masks.batch=16",
+              'space.options={"width": 4, "blocks": 1}'],
+    "irlas": [
+      *shared, "blocks.rounds=10", "blocks.per_round=4", "expert.iterations=2",
+      "expert.rounds=10", "expert.samples=64",
+    ],
+    "dcnas": ["divide.samples=4", "divide.clusters=2",
+              "divide.conquer_epochs=1", *short],
+  }  # fmt: skip
+  retrain = ["retrain.epochs=1", "retrain.optimizer.warmup_epochs=0"]
+  return {k: override(v, [*own[k], *retrain]) for k, v in arms.items()}
+
+
+def _alike(config: ExperimentConfig) -> ExperimentConfig:
+  """With the recipe that every winner is trained by, and no ranking."""
+  recipe = load_config("digits_fairnas").retrain
+  ranking = dataclasses.replace(config.ranking, n_archs=0)
+  if config.method == "pgnas":
+    ranking = RankingConfig()
+  return dataclasses.replace(config, retrain=recipe, ranking=ranking)

@@ -1,0 +1,229 @@
+"""Short trainings of many archs' own networks, and what they show of them."""
+
+import dataclasses
+import shutil
+import zlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from jaxnas.config import RetrainConfig
+from jaxnas.data.augment import normalize
+from jaxnas.methods.base import fleet_batches
+from jaxnas.methods.setup import PathSetup
+from jaxnas.nets.change import layer_changes
+from jaxnas.nets.paths import Tree
+from jaxnas.nets.probe import cohort_outputs, project
+from jaxnas.scoring.cohort import CohortEvaluator
+from jaxnas.training import (
+  Schedule,
+  TrainState,
+  fit,
+  make_optimizer,
+  make_schedule,
+)
+from jaxnas.training.cohort_step import cohort_state, make_cohort_step
+from jaxnas.writer import read_arrays, write_arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Cohort:
+  """Networks after a short training.
+
+  Attributes:
+    metrics: `accuracy` and `loss` on the validation split, `float64[n]`; NaN
+      for a network that diverged.
+    before: parameters when `first_epoch` was over, stacked on the host.
+    state: at the end.
+    seconds: over all sessions.
+  """
+
+  metrics: dict[str, np.ndarray]
+  before: Tree
+  state: TrainState
+  seconds: float
+
+
+def short_recipe(setup: PathSetup, epochs: int) -> RetrainConfig:
+  """The recipe of `retrain`, for fewer epochs; its warm-up shortens alike."""
+  recipe = setup.config.retrain
+  share = min(1.0, epochs / recipe.epochs)
+  optimizer = dataclasses.replace(
+    recipe.optimizer, warmup_epochs=recipe.optimizer.warmup_epochs * share
+  )
+  return dataclasses.replace(recipe, epochs=epochs, optimizer=optimizer)
+
+
+class ShortTrainer:
+  """Trains archs' own networks for a few epochs, side by side.
+
+  One program trains any archs, as many at once as before; see
+  `make_cohort_step`. Without dropout, and without an end to all when one
+  network diverges: its metrics are NaN.
+
+  Args:
+    setup: the run.
+    epochs: of the training, by the recipe of `retrain`.
+    size: networks trained by one program.
+  """
+
+  def __init__(self, setup: PathSetup, epochs: int, size: int) -> None:
+    self._setup = setup
+    self._size = size
+    self._recipe = recipe = short_recipe(setup, epochs)
+    self._per_epoch = fleet_batches(setup, "", recipe).steps_per_epoch
+    self._n_steps = epochs * self._per_epoch
+    self._rate = make_schedule(recipe.optimizer, self._n_steps, self._per_epoch)
+    self._tx = make_optimizer(recipe.optimizer, self._rate)
+    feed = setup.feed(setup.data.train)
+    self._step = make_cohort_step(setup.supernet, self._tx, recipe, feed)
+    self._judge = CohortEvaluator(
+      setup.supernet, setup.data, setup.data.validation,
+      setup.config.score.batch_size, setup.placement,
+    )  # fmt: skip
+
+  def train(
+    self, stage: str, archs: np.ndarray, first_epoch: int = 0
+  ) -> Cohort:
+    """Trains one cohort, or resumes that.
+
+    Args:
+      stage: name of checkpoints, seeds and log rows.
+      archs: `int32[n, L]`.
+      first_epoch: when `before` is taken; 0 is the fresh networks.
+    """
+    setup, recipe = self._setup, self._recipe
+    key = setup.key(f"{stage}-init")
+    # Not split: a network's weights must not depend on how many are trained.
+    keys = [jax.random.fold_in(key, i) for i in range(len(archs))]
+    fresh = cohort_state(setup.supernet, keys, self._tx)
+    step = self._step(archs)
+
+    def careless(state, key, indices):
+      state, metrics = step(state, key, indices)
+      return state, {**metrics, "finite": np.ones(1, bool)}
+
+    def until(n):
+      every = recipe.checkpoint_every * self._per_epoch
+      return fit(
+        stage, careless, fresh, setup.key(stage),
+        fleet_batches(setup, stage, recipe),
+        Schedule(n, recipe.log_every, every), setup.checkpoints(stage),
+        setup.journal, setup.placement, ["cohort"], self._rate,
+      )  # fmt: skip
+
+    before = jax.device_get(fresh.params)
+    if first_epoch:
+      kept, n = setup.checkpoints(f"{stage}-before"), first_epoch
+      n *= self._per_epoch
+      if found := kept.restore(before):
+        before = found[1]
+      else:
+        before = jax.device_get(until(n)[0].params)
+        kept.save(n, before, {})
+    state, seconds = until(self._n_steps)
+    metrics = self._judge(state.variables, archs)
+    lost = ~np.isfinite(metrics["loss"])
+    metrics["accuracy"] = np.where(lost, np.nan, metrics["accuracy"])
+    return Cohort(metrics, before, state, seconds)
+
+  def parts(
+    self,
+    stage: str,
+    archs: np.ndarray,
+    first_epoch: int = 0,
+    shown: Callable[[Cohort, np.ndarray], dict] | None = None,
+  ) -> dict[str, np.ndarray]:
+    """Trains `size` archs at a time; what is done is kept.
+
+    Args:
+      stage: name of a folder with a file of each part's numbers.
+      archs: `int32[n, L]`.
+      first_epoch: as in `train`.
+      shown: further numbers of a cohort, given it and its archs.
+
+    Returns:
+      `accuracy`, `loss` and `seconds`, `float64[n]`, and what is `shown`.
+    """
+    setup, rows = self._setup, []
+    for i in range(0, len(archs), self._size):
+      part = archs[i : i + self._size]
+      name = f"{stage}-{i // self._size}"
+      path = setup.workdir / stage / f"{name}.npz"
+      if not path.is_file():
+        # A smaller cohort would be compiled for itself, which takes longer than
+        # to train some archs in vain.
+        full = np.resize(part, (self._size, part.shape[1]))
+        cohort = self.train(name, full, first_epoch)
+        seconds = np.full(len(full), cohort.seconds / len(part))
+        found = {**cohort.metrics, "seconds": seconds}
+        if shown:
+          found |= shown(cohort, full)
+        found = {k: v[: len(part)] for k, v in found.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_arrays(path, found)
+        # Weights of candidates are not needed again, and are many.
+        for kept in (name, f"{name}-before"):
+          shutil.rmtree(
+            setup.workdir / "checkpoints" / kept, ignore_errors=True
+          )
+      rows.append(read_arrays(path))
+    return {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}
+
+
+def short_trainings(
+  setup: PathSetup, archs: np.ndarray
+) -> dict[str, np.ndarray]:
+  """The short training of `divide`: metrics, and what each layer did.
+
+  Args:
+    setup: the run.
+    archs: `int32[n, L]`.
+
+  Returns:
+    `accuracy`, `loss` and `seconds`, `float64[n]`; `changes` `[n, L]` and
+    `outputs` `[n, L, q]` where features ask for them.
+  """
+  config, supernet = setup.config.divide, setup.supernet
+  images, _ = probe_images(setup)
+
+  def shown(cohort: Cohort, part: np.ndarray) -> dict[str, np.ndarray]:
+    found = {}
+    if config.features != "outputs":
+      after = cohort.state.params
+      found["changes"], _ = layer_changes(
+        setup.space, part, cohort.before, after, config.change
+      )
+    if config.features != "change":
+      late = cohort.state.variables
+      outputs = cohort_outputs(supernet, late, part, images)
+      if config.outputs == "difference":
+        fresh = {**late, "params": cohort.before}
+        outputs = outputs - cohort_outputs(supernet, fresh, part, images)
+      found["outputs"] = project(
+        outputs, config.projection, setup.seed("projection")
+      )
+    return found
+
+  size = min(config.together, len(archs))
+  trainer = ShortTrainer(setup, config.epochs, size)
+  return trainer.parts("early", archs, config.first_epoch, shown)
+
+
+def probe_images(setup: PathSetup) -> tuple[np.ndarray, np.ndarray]:
+  """The fixed training images of `divide.probe_images`, not augmented.
+
+  Returns:
+    Images `float32[B, H, W, C]`, normalised, and labels `int32[B]`.
+  """
+  data, n = setup.data, setup.config.divide.probe_images
+  rng = np.random.default_rng(setup.seed("probe"))
+  rows = np.sort(rng.permutation(len(data.train))[:n])
+  images = normalize(data.train.images[rows], data.mean, data.std)
+  return np.asarray(images, np.float32), data.train.labels[rows]
+
+
+def named_stage(prefix: str, archs: np.ndarray) -> str:
+  """A stage's name that says which archs it trains."""
+  return f"{prefix}-{zlib.crc32(np.asarray(archs, np.int32).tobytes()):08x}"
