@@ -9,7 +9,12 @@ not run in full by us. `quicktest` takes few images and networks.
 
 import dataclasses
 
-from jaxnas.config import DivideConfig, ExperimentConfig, load_config
+from jaxnas.config import (
+  DivideConfig,
+  ExperimentConfig,
+  RankingConfig,
+  load_config,
+)
 
 
 def get_config() -> ExperimentConfig:
@@ -21,7 +26,7 @@ def get_config() -> ExperimentConfig:
     data=base.data,
     divide=DivideConfig(samples=128, conquer_epochs=30, together=8),
     retrain=base.retrain,
-    ranking=base.ranking,
+    ranking=RankingConfig(n_archs=24, epochs=30),
   )
 
 

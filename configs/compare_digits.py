@@ -102,7 +102,8 @@ def quicktest() -> dict[str, ExperimentConfig]:
 def _alike(config: ExperimentConfig) -> ExperimentConfig:
   """With the recipe that every winner is trained by, and no ranking."""
   recipe = load_config("digits_fairnas").retrain
-  ranking = dataclasses.replace(config.ranking, n_archs=0)
-  if config.method == "pgnas":
-    ranking = RankingConfig()
+  # Masks are not ranked, and refuse to say how.
+  ranking = RankingConfig()
+  if config.method != "pgnas":
+    ranking = RankingConfig(n_archs=0)
   return dataclasses.replace(config, retrain=recipe, ranking=ranking)

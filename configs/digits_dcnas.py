@@ -29,7 +29,7 @@ def get_config() -> ExperimentConfig:
     data=base.data,
     divide=DivideConfig(samples=64, epochs=5, conquer_epochs=20),
     retrain=base.retrain,
-    ranking=RankingConfig(n_archs=64, epochs=30, together=16),
+    ranking=RankingConfig(n_archs=64, epochs=30),
   )
 
 

@@ -738,7 +738,12 @@ def load_config(reference: str) -> ExperimentConfig:
   Raises:
     UserError: if there is no such file or variant, or it cannot be run.
   """
-  config = call_config(reference, "get_config")
+  config = call_config(reference, "get_config", "get_configs")
+  if isinstance(config, dict):
+    raise UserError(
+      f"{reference} holds a set of configs; run them with `python -m jaxnas"
+      " compare`."
+    )
   if not isinstance(config, ExperimentConfig):
     raise UserError(
       f"{reference} returns {type(config).__name__}, not ExperimentConfig."

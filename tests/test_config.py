@@ -218,7 +218,16 @@ def test_json_with_missing_or_unknown_fields():
     from_json({"sead": 3})
 
 
-@pytest.mark.parametrize("path", config_files(), ids=lambda p: p.stem)
+SINGLE = [p for p in config_files() if not p.stem.startswith("compare_")]
+
+
+def test_a_set_of_configs_is_for_compare():
+  for variant in ("", ":quicktest"):
+    with pytest.raises(UserError, match="jaxnas compare"):
+      load_config(f"compare_digits{variant}")
+
+
+@pytest.mark.parametrize("path", SINGLE, ids=lambda p: p.stem)
 def test_shipped_configs(path):
   full, quick = load_config(str(path)), load_config(f"{path}:quicktest")
   assert full == load_config(path.stem) == load_config(f"configs/{path.name}")

@@ -143,7 +143,8 @@ class ChildExperiment(PathExperiment):
   def _objective(self, archs: np.ndarray) -> dict[str, np.ndarray]:
     """Metrics after short trainings, and costs."""
     setup = self.setup
-    metrics = self._trainer.parts(named_stage("child", archs), archs)
+    stage, epochs = named_stage("child", archs), self.config.divide.epochs
+    metrics = self._trainer.parts(stage, archs, epochs)
     del metrics["seconds"]
     costs = {name: table(archs) for name, table in setup.costs.items()}
     return {**metrics, **costs}
@@ -151,18 +152,13 @@ class ChildExperiment(PathExperiment):
   def _standalone(self, archs: np.ndarray) -> tuple[np.ndarray, float]:
     """Accuracies after the full training of a ranking, and its seconds."""
     config = self.config.ranking
-    trainer = ShortTrainer(
-      self.setup, config.epochs or self.config.retrain.epochs,
-      min(config.together, len(archs)),
-    )  # fmt: skip
-    found = trainer.parts(named_stage("rank", archs), archs)
+    epochs = config.epochs or self.config.retrain.epochs
+    found = self._trainer.parts(named_stage("rank", archs), archs, epochs)
     return found["accuracy"], float(found["seconds"].sum())
 
   @functools.cached_property
   def _trainer(self) -> ShortTrainer:
-    search, divide = self.config.search, self.config.divide
-    most = max(search.population, search.offspring)
-    return ShortTrainer(self.setup, divide.epochs, min(divide.together, most))
+    return ShortTrainer(self.setup)
 
   def _begun(self) -> None:
     """Refuses a directory that `train` has not begun."""

@@ -55,7 +55,7 @@ class DivideExperiment(ChildExperiment):
     if self._shares:
       return PathExperiment.train(self)
     self._describe()
-    found = represent(self.setup)
+    found = represent(self.setup, self._trainer)
     self._record("train", found.cost["seconds"])
     return {
       "stage": "train",
@@ -71,7 +71,7 @@ class DivideExperiment(ChildExperiment):
     """
     self._begun()
     setup = self.setup
-    found = search_divided(setup)
+    found = search_divided(setup, self._trainer)
     early = found.represented.metrics["accuracy"]
     seconds = found.seconds
     if self._shares:
@@ -114,7 +114,7 @@ class DivideExperiment(ChildExperiment):
     if not (self.workdir / "clusters.json").is_file():
       raise self._missing("clusters", "search")
     rows = read_json(self.workdir / "clusters.json")["archs"]
-    found = represent(setup)
+    found = represent(setup, self._trainer)
     known = {row.tobytes(): i for i, row in enumerate(found.archs)}
     seconds, start = 0.0, time.monotonic()
     if truth:

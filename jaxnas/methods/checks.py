@@ -297,6 +297,8 @@ def check_path_config(config: ExperimentConfig) -> None:
       f"retrain.epochs is 0; with method {config.method} it must be at least 1."
     )
   divide = config.divide
+  if config.method in ("dcnas", "evolution"):  # divide.together counts
+    refuse_foreign(config, "ranking", ("together",))
   if config.method == "dcnas":
     check_divide(divide)
     refuse_foreign(config, "divide", ("early", "early_cost"))

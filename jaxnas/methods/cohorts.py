@@ -58,72 +58,84 @@ def short_recipe(setup: PathSetup, epochs: int) -> RetrainConfig:
 class ShortTrainer:
   """Trains archs' own networks for a few epochs, side by side.
 
-  One program trains any archs, as many at once as before; see
-  `make_cohort_step`. Without dropout, and without an end to all when one
-  network diverges: its metrics are NaN.
+  One program trains any archs, up to `divide.together` at once, for any number
+  of epochs; see `make_cohort_step`. Without dropout, and without an end to all
+  when one network diverges: its metrics are NaN.
 
   Args:
-    setup: the run.
-    epochs: of the training, by the recipe of `retrain`.
-    size: networks trained by one program.
+    setup: the run; its recipe is that of `retrain`.
   """
 
-  def __init__(self, setup: PathSetup, epochs: int, size: int) -> None:
+  def __init__(self, setup: PathSetup) -> None:
     self._setup = setup
-    self._size = size
-    self._recipe = recipe = short_recipe(setup, epochs)
-    self._per_epoch = fleet_batches(setup, "", recipe).steps_per_epoch
-    self._n_steps = epochs * self._per_epoch
-    self._rate = make_schedule(recipe.optimizer, self._n_steps, self._per_epoch)
-    self._tx = make_optimizer(recipe.optimizer, self._rate)
-    feed = setup.feed(setup.data.train)
-    self._step = make_cohort_step(setup.supernet, self._tx, recipe, feed)
+    self._size = setup.config.divide.together
+    recipe = setup.config.retrain
+    self._step = make_cohort_step(
+      setup.supernet,
+      lambda rate: make_optimizer(recipe.optimizer, lambda _: rate),
+      recipe,
+      setup.feed(setup.data.train),
+    )
     self._judge = CohortEvaluator(
       setup.supernet, setup.data, setup.data.validation,
       setup.config.score.batch_size, setup.placement,
     )  # fmt: skip
 
   def train(
-    self, stage: str, archs: np.ndarray, first_epoch: int = 0
+    self, stage: str, archs: np.ndarray, epochs: int, first_epoch: int = 0
   ) -> Cohort:
     """Trains one cohort, or resumes that.
 
     Args:
       stage: name of checkpoints, seeds and log rows.
-      archs: `int32[n, L]`.
+      archs: `int32[n, L]`, at most `divide.together`.
+      epochs: of the training.
       first_epoch: when `before` is taken; 0 is the fresh networks.
     """
-    setup, recipe = self._setup, self._recipe
+    setup, recipe = self._setup, short_recipe(self._setup, epochs)
+    batches, n = fleet_batches(setup, stage, recipe), len(archs)
+    per_epoch = batches.steps_per_epoch
+    n_steps = epochs * per_epoch
+    rate = make_schedule(recipe.optimizer, n_steps, per_epoch)
+    rates = np.asarray(jax.vmap(rate)(np.arange(n_steps)))
+    # The rest of the room is never trained.
+    archs = np.resize(archs, (self._size, archs.shape[1]))
     key = setup.key(f"{stage}-init")
     # Not split: a network's weights must not depend on how many are trained.
-    keys = [jax.random.fold_in(key, i) for i in range(len(archs))]
-    fresh = cohort_state(setup.supernet, keys, self._tx)
-    step = self._step(archs)
+    keys = [jax.random.fold_in(key, min(i, n - 1)) for i in range(len(archs))]
+    tx = make_optimizer(recipe.optimizer, rate)
+    fresh = cohort_state(setup.supernet, keys, tx)
 
-    def careless(state, key, indices):
-      state, metrics = step(state, key, indices)
-      return state, {**metrics, "finite": np.ones(1, bool)}
+    def until(last):
+      own = self._step(archs, rates, n)
 
-    def until(n):
-      every = recipe.checkpoint_every * self._per_epoch
+      def step(state, key, indices):
+        state, metrics = own(state, key, indices)
+        shown = {k: metrics[k][:n] for k in ("loss", "accuracy")}
+        whole = np.ones(1, bool)
+        return state, {
+          **shown,
+          "grad_norm": metrics["grad_norm"],
+          "finite": whole,
+        }
+
+      every = recipe.checkpoint_every * per_epoch
       return fit(
-        stage, careless, fresh, setup.key(stage),
-        fleet_batches(setup, stage, recipe),
-        Schedule(n, recipe.log_every, every), setup.checkpoints(stage),
-        setup.journal, setup.placement, ["cohort"], self._rate,
+        stage, step, fresh, setup.key(stage), batches,
+        Schedule(last, recipe.log_every, every), setup.checkpoints(stage),
+        setup.journal, setup.placement, ["cohort"], rate,
       )  # fmt: skip
 
     before = jax.device_get(fresh.params)
     if first_epoch:
-      kept, n = setup.checkpoints(f"{stage}-before"), first_epoch
-      n *= self._per_epoch
+      kept, last = setup.checkpoints(f"{stage}-before"), first_epoch * per_epoch
       if found := kept.restore(before):
         before = found[1]
       else:
-        before = jax.device_get(until(n)[0].params)
-        kept.save(n, before, {})
-    state, seconds = until(self._n_steps)
-    metrics = self._judge(state.variables, archs)
+        before = jax.device_get(until(last)[0].params)
+        kept.save(last, before, {})
+    state, seconds = until(n_steps)
+    metrics = self._judge(state.variables, archs, n)
     lost = ~np.isfinite(metrics["loss"])
     metrics["accuracy"] = np.where(lost, np.nan, metrics["accuracy"])
     return Cohort(metrics, before, state, seconds)
@@ -132,16 +144,19 @@ class ShortTrainer:
     self,
     stage: str,
     archs: np.ndarray,
+    epochs: int,
     first_epoch: int = 0,
     shown: Callable[[Cohort, np.ndarray], dict] | None = None,
   ) -> dict[str, np.ndarray]:
-    """Trains `size` archs at a time; what is done is kept.
+    """Trains `divide.together` archs at a time; what is done is kept.
 
     Args:
       stage: name of a folder with a file of each part's numbers.
       archs: `int32[n, L]`.
+      epochs: of the training.
       first_epoch: as in `train`.
-      shown: further numbers of a cohort, given it and its archs.
+      shown: further numbers of a cohort, given it and its archs, with as many
+        rows as there is room for.
 
     Returns:
       `accuracy`, `loss` and `seconds`, `float64[n]`, and what is `shown`.
@@ -152,15 +167,13 @@ class ShortTrainer:
       name = f"{stage}-{i // self._size}"
       path = setup.workdir / stage / f"{name}.npz"
       if not path.is_file():
-        # A smaller cohort would be compiled for itself, which takes longer than
-        # to train some archs in vain.
-        full = np.resize(part, (self._size, part.shape[1]))
-        cohort = self.train(name, full, first_epoch)
-        seconds = np.full(len(full), cohort.seconds / len(part))
+        cohort = self.train(name, part, epochs, first_epoch)
+        seconds = np.full(len(part), cohort.seconds / len(part))
         found = {**cohort.metrics, "seconds": seconds}
         if shown:
-          found |= shown(cohort, full)
-        found = {k: v[: len(part)] for k, v in found.items()}
+          full = np.resize(part, (self._size, part.shape[1]))
+          more = shown(cohort, full)
+          found |= {k: v[: len(part)] for k, v in more.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_arrays(path, found)
         # Weights of candidates are not needed again, and are many.
@@ -173,12 +186,13 @@ class ShortTrainer:
 
 
 def short_trainings(
-  setup: PathSetup, archs: np.ndarray
+  setup: PathSetup, trainer: ShortTrainer, archs: np.ndarray
 ) -> dict[str, np.ndarray]:
   """The short training of `divide`: metrics, and what each layer did.
 
   Args:
     setup: the run.
+    trainer: of the run.
     archs: `int32[n, L]`.
 
   Returns:
@@ -206,9 +220,7 @@ def short_trainings(
       )
     return found
 
-  size = min(config.together, len(archs))
-  trainer = ShortTrainer(setup, config.epochs, size)
-  return trainer.parts("early", archs, config.first_epoch, shown)
+  return trainer.parts("early", archs, config.epochs, config.first_epoch, shown)
 
 
 def probe_images(setup: PathSetup) -> tuple[np.ndarray, np.ndarray]:

@@ -89,15 +89,20 @@ def sample_archs(setup: PathSetup) -> np.ndarray:
   return archs
 
 
-def represent(setup: PathSetup) -> Represented:
-  """Early accuracies and features of the sampled archs, or resumes that."""
+def represent(setup: PathSetup, trainer: ShortTrainer) -> Represented:
+  """Early accuracies and features of the sampled archs, or resumes that.
+
+  Args:
+    setup: the run.
+    trainer: of short trainings; shared weights need none.
+  """
   config, archs = setup.config.divide, sample_archs(setup)
   start, n = time.monotonic(), len(archs)
   if shares_weights(setup.config):
     rows, images = _shared(setup, archs)
     seconds, epochs = time.monotonic() - start, 0
   else:
-    rows = short_trainings(setup, archs)
+    rows = short_trainings(setup, trainer, archs)
     seconds, epochs = rows["seconds"].sum(), config.epochs
     images = training_images(setup, epochs)
     if config.features != "change":
@@ -142,9 +147,14 @@ def _shared(
   return rows, images
 
 
-def search_divided(setup: PathSetup) -> Divided:
-  """Divides, compares within clusters, merges; every training resumes."""
-  config, found = setup.config.divide, represent(setup)
+def search_divided(setup: PathSetup, trainer: ShortTrainer) -> Divided:
+  """Divides, compares within clusters, merges; every training resumes.
+
+  Args:
+    setup: the run.
+    trainer: of short trainings.
+  """
+  config, found = setup.config.divide, represent(setup, trainer)
   archs, costs = found.archs, [found.cost]
   trained: dict[bytes, dict[str, float]] = {}
   start, spent = time.monotonic(), 0.0
@@ -152,9 +162,7 @@ def search_divided(setup: PathSetup) -> Divided:
   def train(stage: str, rows: np.ndarray, epochs: int) -> np.ndarray:
     nonlocal start, spent
     spent += time.monotonic() - start
-    n = len(rows)
-    trainer = ShortTrainer(setup, epochs, min(config.together, n))
-    metrics = trainer.parts(stage, rows)
+    metrics, n = trainer.parts(stage, rows, epochs), len(rows)
     seconds = metrics.pop("seconds").sum()
     images = n * training_images(setup, epochs)
     costs.append(_cost(stage, n, epochs, images, seconds))

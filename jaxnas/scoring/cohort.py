@@ -1,6 +1,7 @@
 """Accuracy of a cohort: networks whose archs are data."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.data import Dataset, Split
@@ -34,32 +35,40 @@ class CohortEvaluator:
   ) -> None:
     self._images = Images.of(split, data, batch_size, placement)
 
-    def run(variables, archs, x, y):
-      def network(one):
+    def run(variables, archs, n, x, y):
+      def network(i, out):
+        own = jax.tree.map(lambda a: a[i], variables)
+
         def batch(xy):
-          logits, _ = supernet.apply_path(*one, xy[0], stored=True)
+          logits, _ = supernet.apply_path(own, archs[i], xy[0], stored=True)
           return {name: f(logits, xy[1]) for name, f in METRICS.items()}
 
-        return jax.lax.map(batch, (x, y))
+        found = jax.lax.map(batch, (x, y))
+        return {k: a.at[i].set(found[k]) for k, a in out.items()}
 
-      return jax.lax.map(network, (variables, archs))
+      out = {k: jnp.zeros((len(archs), *y.shape)) for k in METRICS}
+      return jax.lax.fori_loop(0, n, network, out)
 
     self._program = jax.jit(run)
 
   def __call__(
-    self, variables: Variables, archs: np.ndarray
+    self, variables: Variables, archs: np.ndarray, n: int | None = None
   ) -> dict[str, np.ndarray]:
     """Classifies with the stored (running) batch-norm statistics.
 
     Args:
       variables: of the cohort, every leaf `[n, ...]`.
       archs: `int32[n, L]`.
+      n: the first so many networks are judged; default all.
 
     Returns:
       `accuracy` (share) and `loss` (nats, mean), `float64[n]`.
     """
+    n = len(archs) if n is None else n
     found = jax.device_get(
-      self._program(variables, archs, self._images.x, self._images.y)
+      self._program(
+        variables, archs, np.int32(n), self._images.x, self._images.y
+      )
     )
     real = np.asarray(self._images.mask)
-    return {k: a[:, real].mean(1, dtype=np.float64) for k, a in found.items()}
+    return {k: a[:n, real].mean(1, dtype=np.float64) for k, a in found.items()}

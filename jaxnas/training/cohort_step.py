@@ -20,9 +20,10 @@ from jaxnas.training.step import (
   Feed,
   Step,
   TrainState,
-  Tree,
+  clip_gradient,
   finite_groups,
   init_state,
+  used_tree,
 )
 
 
@@ -43,10 +44,10 @@ def cohort_state(
 
 def make_cohort_step(
   supernet: PathSupernet,
-  tx: optax.GradientTransformation,
+  optimizer: Callable[[jax.Array], optax.GradientTransformation],
   config: RetrainConfig,
   feed: Feed,
-) -> Callable[[np.ndarray], Step]:
+) -> Callable[..., Step]:
   """Builds the steps that train each network of a cohort on the same batch.
 
   Equal to training every network alone, without dropout: losses are summed,
@@ -55,17 +56,22 @@ def make_cohort_step(
 
   Args:
     supernet: what each network holds a copy of.
-    tx: optimiser, elementwise but for the step count.
+    optimizer: elementwise but for its count of steps; made from the rate of a
+      step, which is data, so that trainings of any length share a program.
     config: label smoothing and clipping.
     feed: training images.
 
   Returns:
-    A function of archs `int32[n, L]` that gives their step, as
-    `make_fleet_step` does; `loss` and `accuracy` are `float32[n]`. All sets of
-    n archs share one compiled program.
+    A function of archs `int32[n, L]`, learning rates `float[steps]` and the
+    number of networks to train, default n (the others cost nothing and stay),
+    that gives their step, as `make_fleet_step` does; `loss` and `accuracy` are
+    `float32[n]`, 0 of networks that are not trained. All sets of n archs, rates
+    and numbers share one compiled program. A step looks its rate up by the
+    state it is first given, and counts from there.
   """
   space, names = supernet.space, group_names(supernet.space)
   choice_axis = jnp.arange(int(space.n_choices.max()))
+  momentum = supernet.net.bn_momentum
 
   def loss_of(params, batch_stats, arch, x, y):
     variables = {"params": params, "batch_stats": batch_stats}
@@ -75,73 +81,74 @@ def make_cohort_step(
 
   differentiate = jax.grad(loss_of, has_aux=True)
 
-  def blend(old, measured, counts):
-    momentum = supernet.net.bn_momentum
-    return blend_stats(old, measured, counts, space, momentum)
+  def network(tx, params, batch_stats, opt_state, arch, x, y):
+    """One step of one network: its new trees, and its metrics."""
+    grads, (loss, hits, stats) = differentiate(params, batch_stats, arch, x, y)
+    norm = optax.tree.norm(grads)
+    grads = clip_gradient(grads, norm, config.optimizer.clip_norm)
+    counts = (arch[:, None] == choice_axis).astype(jnp.int32)
+    used = used_tree(supernet, counts, params)
+    params, opt_state = freeze_unused(tx, used, grads, opt_state, params)
+    batch_stats = blend_stats(batch_stats, stats, counts, space, momentum)
+    finite = finite_groups(names, stats, loss, params)
+    return (params, batch_stats, opt_state), (loss, hits, norm, finite)
 
-  def step(state: TrainState, archs, key, indices, arrays):
+  def step(state: TrainState, archs, n, rate, key, indices, arrays):
     # The keys of a fleet's step, so that both see the same images.
     image_key, _ = jax.random.split(jax.random.fold_in(key, state.step))
     x, y = feed.batch(arrays, indices, image_key)
-    grads, (losses, hits, stats) = jax.lax.map(
-      lambda network: differentiate(*network, x, y),
-      (state.params, state.batch_stats, archs),
-    )
-    norms = jax.vmap(optax.tree.norm)(grads)
-    if config.optimizer.clip_norm:
-      shrink = jnp.minimum(1.0, config.optimizer.clip_norm / (norms + 1e-12))
-      grads = jax.tree.map(lambda g: g * _beside(shrink, g), grads)
-    counts = (archs[:, :, None] == choice_axis).astype(jnp.int32)
-    params, opt_state = freeze_unused(
-      tx, _used_tree(supernet, counts > 0, state.params), grads,
-      state.opt_state, state.params,
-    )  # fmt: skip
+    tx = optimizer(rate)
+
+    def body(i, carry):
+      trees, metrics = carry
+      own = jax.tree.map(lambda a: a[i] if a.ndim else a, trees[:2])
+      # The count of steps is common: each network begins from the old one.
+      slots = jax.tree.map(
+        lambda old, a: a[i] if a.ndim else old, state.opt_state, trees[2]
+      )
+      new, (loss, hits, norm, finite) = network(tx, *own, slots, archs[i], x, y)
+      trees = jax.tree.map(
+        lambda a, b: a.at[i].set(b) if a.ndim else b, trees, new
+      )
+      return trees, {
+        "loss": metrics["loss"].at[i].set(loss),
+        "accuracy": metrics["accuracy"].at[i].set(hits),
+        "grad_norm": metrics["grad_norm"] + norm / n,
+        "finite": metrics["finite"] & finite,
+      }
+
+    zeros = jnp.zeros(len(archs))
+    metrics = {
+      "loss": zeros, "accuracy": zeros, "grad_norm": jnp.zeros(()),
+      "finite": jnp.ones(len(names), bool),
+    }  # fmt: skip
+    trees = state.params, state.batch_stats, state.opt_state
+    trees, metrics = jax.lax.fori_loop(0, n, body, (trees, metrics))
+    params, batch_stats, opt_state = trees
     new = TrainState(
       step=state.step + 1,
       params=params,
-      batch_stats=jax.vmap(blend)(state.batch_stats, stats, counts),
+      batch_stats=batch_stats,
       opt_state=opt_state,
       counts=state.counts,
     )
-    metrics = {
-      "loss": losses,
-      "accuracy": hits,
-      "grad_norm": norms.mean(),
-      "finite": finite_groups(names, stats, losses, new.params),
-    }
     return new, metrics
 
   everywhere = feed.placement.sharding("replicated")
   compiled = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
   arrays = (feed.images, feed.labels)
 
-  def of(archs: np.ndarray) -> Step:
-    archs = space.validate(archs)
-    return lambda state, key, indices: compiled(
-      state, archs, key, indices, arrays
-    )
+  def of(archs: np.ndarray, rates: np.ndarray, n: int | None = None) -> Step:
+    archs, taken = space.validate(archs), None
+    rates = np.asarray(rates, np.float32)
+    number = np.int32(len(archs) if n is None else n)
+
+    def run(state, key, indices):
+      nonlocal taken
+      taken = int(state.step) if taken is None else taken + 1
+      rate = rates[taken]
+      return compiled(state, archs, number, rate, key, indices, arrays)
+
+    return run
 
   return of
-
-
-def _beside(values: jax.Array, leaf: jax.Array) -> jax.Array:
-  """Values `[n]`, shaped to broadcast against a leaf `[n, ...]`."""
-  return values.reshape((-1,) + (1,) * (leaf.ndim - 1))
-
-
-def _used_tree(supernet: PathSupernet, taken: jax.Array, params: Tree) -> Tree:
-  """Which networks use a leaf, from `bool[n, L, K]`."""
-  used = {}
-  for group, tree in params.items():
-    if not group.startswith("layer_"):
-      used[group] = jax.tree.map(lambda _: jnp.array(True), tree)
-      continue
-    l = int(group.removeprefix("layer_"))
-    used[group] = {
-      name: jax.tree.map(
-        lambda leaf, u=taken[:, l, c]: _beside(u, leaf), tree[name]
-      )
-      for c, name in enumerate(supernet.names[l])
-      if name in tree
-    }
-  return used

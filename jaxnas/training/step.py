@@ -248,7 +248,7 @@ def make_supernet_step(
       updates, opt_state = tx.update(grads, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
     else:
-      used = _used_tree(supernet, counts, state.params)
+      used = used_tree(supernet, counts, state.params)
       params, opt_state = freeze_unused(
         tx, used, grads, state.opt_state, state.params
       )
@@ -385,7 +385,14 @@ def finite_groups(
   return forward & (weights | ~forward.all())
 
 
-def _used_tree(supernet: PathSupernet, counts: jax.Array, params: Tree) -> Tree:
+def used_tree(supernet: PathSupernet, counts: jax.Array, params: Tree) -> Tree:
+  """Whether a step used a parameter, a tree of booleans.
+
+  Args:
+    supernet: the network.
+    counts: `int32[L, K]`, paths that took each choice.
+    params: its parameters.
+  """
   used = {}
   for group, tree in params.items():
     if not group.startswith("layer_"):

@@ -33,21 +33,32 @@ KINDS = ("clipped-sgd", "adamw")
 
 
 def setting(kind):
-  """Config and optimiser, each with options that the other has not."""
+  """Config and optimiser by rate, each with what the other has not."""
   sgd = OptimizerConfig(weight_decay=0.05, clip_norm=0.3)
   if kind == "clipped-sgd":
     config = RetrainConfig(label_smoothing=0.1, optimizer=sgd)
-    return config, make_optimizer(sgd, lambda _: 0.05)
+    return config, lambda rate: make_optimizer(sgd, lambda _: rate)
+
   # Biases before a batch norm have no gradient but roundings; the usual eps of
   # adamw, 1e-8, would make whole steps of those.
-  tx = optax.adamw(0.02, eps=1e-3, weight_decay=0.05, mask=decay_mask)
-  return RetrainConfig(optimizer=OptimizerConfig(clip_norm=0.0)), tx
+  def adamw(rate):
+    return optax.adamw(
+      lambda _: rate, eps=1e-3, weight_decay=0.05, mask=decay_mask
+    )
+
+  return RetrainConfig(optimizer=OptimizerConfig(clip_norm=0.0)), adamw
 
 
 @functools.cache
-def steps_of(kind):
+def maker_of(kind):
   config, tx = setting(kind)
   return make_cohort_step(NET, tx, config, FEED)
+
+
+def steps_of(kind):
+  rate = {"clipped-sgd": 0.05, "adamw": 0.02}[kind]
+  rates = np.full(2 * len(ROWS), rate)
+  return lambda archs, n=None: maker_of(kind)(archs, rates, n)
 
 
 def drawn():
@@ -58,7 +69,7 @@ def drawn():
 def cohort(kind, own=None):
   """Their state as a cohort."""
   joint = jax.tree.map(lambda *a: np.stack(a), *(own or drawn()))
-  return make_placement().put(init_state(joint, setting(kind)[1]))
+  return make_placement().put(init_state(joint, setting(kind)[1](0.0)))
 
 
 def train(step, state):
@@ -78,6 +89,7 @@ def one(tree, i):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_cohort_trains_as_a_fleet_does(kind):
   config, tx = setting(kind)
+  tx = tx({"clipped-sgd": 0.05, "adamw": 0.02}[kind])
   fleet = Fleet(SPACE, tuple(map(tuple, ARCHS.tolist())))
   own = [inherit(v, SPACE, a) for v, a in zip(drawn(), ARCHS, strict=True)]
   state = make_placement().put(init_state(fleet.stack(own), tx))
@@ -164,7 +176,37 @@ def test_a_diverged_network_is_found_and_leaves_others_alone():
 
 def test_fresh_networks_are_drawn_by_their_own_keys():
   keys = jax.random.split(KEY, 3)
-  state = cohort_state(NET, keys, setting("adamw")[1])
+  state = cohort_state(NET, keys, setting("adamw")[1](0.0))
   for i, key in enumerate(keys):
     assert same(one(state.variables, i), NET.init(key))
   assert int(state.step) == 0
+
+
+def test_rates_and_the_number_of_networks_are_data():
+  """Any length of training and any number of networks by one program."""
+  make, two = maker_of("clipped-sgd"), cohort("clipped-sgd")
+  step = make(ARCHS, np.array([0.05, 0.05, 0.2]), n=2)
+  others = make(ARCHS, np.full(9, 0.05))
+  before = jax.device_get(two)
+  with Compilations() as seen:
+    two, metrics, _ = train(step, two)
+    all_three, whole, _ = train(others, cohort("clipped-sgd"))
+  assert seen.count == 0
+  np.testing.assert_array_equal(metrics["loss"][2], 0)
+  assert same(one(two.variables, 2), one(before.variables, 2))
+  # The last of three rates has not acted on a loss yet, but on the weights.
+  np.testing.assert_array_equal(metrics["loss"][:2], whole["loss"][:2])
+  assert not same(one(two.params, 0), one(all_three.params, 0))
+
+
+def test_a_resumed_step_goes_on_with_the_rate_of_its_state():
+  rates = np.array([0.05, 0.1, 0.2])
+  whole, _, _ = train(
+    maker_of("clipped-sgd")(ARCHS, rates), cohort("clipped-sgd")
+  )
+  first = maker_of("clipped-sgd")(ARCHS, rates)
+  state, _ = first(cohort("clipped-sgd"), KEY, ROWS[0])
+  second = maker_of("clipped-sgd")(ARCHS, rates)
+  for rows in ROWS[1:]:
+    state, _ = second(state, KEY, rows)
+  assert same(jax.device_get(state.params), whole.params)
