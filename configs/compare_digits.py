@@ -2,13 +2,14 @@
 
     python -m jaxnas compare configs/compare_digits.py --workdir runs/compare
 
-Each arm searches for about 600,000 image evaluations (a training image counts
+Each arm searches for about 440,000 image evaluations (a training image counts
 3) with the same data split; its winner is trained from scratch by the same
 recipe. Chains of layers keep 600,000 multiply-adds; the masked networks of
 PGNAS and the blocks of IRLAS have spaces of their own, so compare their
-accuracies at the multiply-adds beside them. `random` is early stopping: DC-NAS
-with one cluster. `quicktest` goes through the same stages and learns little.
-All sizes are ours.
+accuracies at the multiply-adds beside them. `random`, `evolution`, `early` and
+`dcnas` share no weights: `early` is plain early stopping, DC-NAS with one
+cluster and as many networks trained longer. `quicktest` goes through the same
+stages and learns little. All sizes are ours.
 """
 
 import dataclasses
@@ -25,15 +26,19 @@ from jaxnas.config import (
 
 def get_configs() -> dict[str, ExperimentConfig]:
   fairnas = _alike(load_config("digits_fairnas"))
-  fairnas = override(fairnas, ["train.epochs=18"])
+  # Validations in between would be paid for by image evaluations too.
+  fairnas = override(
+    fairnas,
+    ["train.epochs=13", "train.evaluate_archs=0", "search.generations=8"],
+  )
   spos = override(
-    fairnas, ["method=spos", "search.tournament=10", "train.epochs=108"]
+    fairnas, ["method=spos", "search.tournament=10", "train.epochs=78"]
   )
   gcn = dataclasses.replace(
     fairnas, method="gcn", search=load_config("digits_gcn").search
   )
   gcn = override(
-    gcn, ["search.segments.samples=125", "search.segments.candidates=24"]
+    gcn, ["search.segments.samples=90", "search.segments.candidates=18"]
   )
   alone = dataclasses.replace(
     fairnas,
@@ -41,31 +46,35 @@ def get_configs() -> dict[str, ExperimentConfig]:
     train=ExperimentConfig().train,
     search=SearchConfig(),
     divide=DivideConfig(
-      samples=36, epochs=3, clusters=4, conquer_epochs=20, together=14
+      samples=27, epochs=3, clusters=3, conquer_epochs=20, together=18
     ),
   )
-  random = override(alone, ["divide.samples=56", "divide.clusters=1"])
+  early = override(alone, ["divide.clusters=1", "divide.keep=3"])
   evolution = dataclasses.replace(
     alone,
     method="evolution",
     search=SearchConfig(
-      population=14, offspring=12, generations=4, tournament=5,
+      population=14, offspring=8, generations=4, tournament=5,
       objectives=("accuracy",),
     ),
-    divide=DivideConfig(epochs=3, together=14),
+    divide=DivideConfig(epochs=3, together=18),
+  )  # fmt: skip
+  random = override(
+    evolution, ["search.algorithm=random", "search.population=46",
+                "search.offspring=0", "search.generations=0"],
   )  # fmt: skip
   pgnas = override(
-    _alike(load_config("digits_pgnas")), ["masks.candidates=1150"]
+    _alike(load_config("digits_pgnas")), ["masks.candidates=700"]
   )
   irlas = override(
     _alike(load_config("digits_irlas")),
-    ["train.epochs=80", "blocks.rounds=35", "blocks.compare=()",
-     "blocks.latency_blocks=0"],
+    ["train.epochs=60", "train.evaluate_archs=0", "blocks.rounds=26",
+     "blocks.compare=()", "blocks.latency_blocks=0"],
   )  # fmt: skip
   return {
-    "random": random, "evolution": evolution, "spos": spos,
-    "fairnas": fairnas, "gcn": gcn, "pgnas": pgnas, "irlas": irlas,
-    "dcnas": alone,
+    "random": random, "evolution": evolution, "early": early,
+    "dcnas": alone, "spos": spos, "fairnas": fairnas, "gcn": gcn,
+    "pgnas": pgnas, "irlas": irlas,
   }  # fmt: skip
 
 
@@ -75,11 +84,13 @@ def quicktest() -> dict[str, ExperimentConfig]:
   shared = ["train.epochs=1", "train.optimizer.warmup_epochs=0"]
   short = ["divide.epochs=1", "divide.together=4"]
   own = {
-    "random": ["divide.samples=4", "divide.conquer_epochs=1", *short],
+    "random": ["search.population=4", *short],
     "evolution": [
       "search.population=4", "search.offspring=0", "search.generations=0",
       *short,
     ],
+    "early": ["divide.samples=4", "divide.keep=2", "divide.conquer_epochs=1",
+              *short],
     "spos": [*shared, "search.population=8", "search.generations=1"],
     "fairnas": [*shared, "search.population=8", "search.generations=1"],
     "gcn": [

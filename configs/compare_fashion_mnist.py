@@ -28,6 +28,8 @@ def get_configs() -> dict[str, ExperimentConfig]:
   fairnas = dataclasses.replace(
     load_config("fashion_mnist_fairnas"), ranking=RankingConfig(n_archs=0)
   )
+  # Not the space's: masks and blocks have none.
+  fairnas = override(fairnas, ["retrain.dropout=0"])
   spos = override(
     fairnas, ["method=spos", "search.tournament=10", "train.epochs=360"]
   )
@@ -43,7 +45,7 @@ def get_configs() -> dict[str, ExperimentConfig]:
     search=SearchConfig(),
     divide=DivideConfig(samples=68, conquer_epochs=15, together=8),
   )
-  random = override(alone, ["divide.samples=89", "divide.clusters=1"])
+  early = override(alone, ["divide.clusters=1", "divide.keep=8"])
   evolution = dataclasses.replace(
     alone,
     method="evolution",
@@ -53,15 +55,19 @@ def get_configs() -> dict[str, ExperimentConfig]:
     ),
     divide=DivideConfig(together=8),
   )  # fmt: skip
+  random = override(
+    evolution, ["search.algorithm=random", "search.population=88",
+                "search.offspring=0", "search.generations=0"],
+  )  # fmt: skip
   pgnas = dataclasses.replace(
     load_config("fashion_mnist_pgnas"),
     data=fairnas.data,
-    retrain=fairnas.retrain,
+    retrain=dataclasses.replace(fairnas.retrain, dropout=-1.0),
     masks=MasksConfig(length_scale=1080.0, rate_speed=5.0, candidates=3200),
   )
   pgnas = override(pgnas, ["train.epochs=350"])
   irlas = dataclasses.replace(
-    load_config("cifar10_irlas"), data=fairnas.data, retrain=fairnas.retrain
+    load_config("cifar10_irlas"), data=fairnas.data, retrain=pgnas.retrain
   )
   irlas = override(
     irlas,
@@ -69,9 +75,9 @@ def get_configs() -> dict[str, ExperimentConfig]:
      "blocks.compare=()", "blocks.latency_blocks=0"],
   )  # fmt: skip
   return {
-    "random": random, "evolution": evolution, "spos": spos,
-    "fairnas": fairnas, "gcn": gcn, "pgnas": pgnas, "irlas": irlas,
-    "dcnas": alone,
+    "random": random, "evolution": evolution, "early": early,
+    "dcnas": alone, "spos": spos, "fairnas": fairnas, "gcn": gcn,
+    "pgnas": pgnas, "irlas": irlas,
   }  # fmt: skip
 
 
@@ -80,12 +86,13 @@ def quicktest() -> dict[str, ExperimentConfig]:
   arms = get_configs()
   shared = ["train.epochs=1", "train.optimizer.warmup_epochs=0",
             "train.batch_size=64"]  # fmt: skip
-  short = ["divide.samples=2", "divide.clusters=1", "divide.epochs=1",
-           "divide.conquer_epochs=1", "divide.together=2"]  # fmt: skip
+  few = ["divide.epochs=1", "divide.together=3"]
+  short = ["divide.samples=3", "divide.conquer_epochs=1", *few]
   own = {
-    "random": short,
+    "random": ["search.population=2", *few],
     "evolution": ["search.population=2", "search.offspring=0",
-                  "search.generations=0", *short[2:3], *short[4:]],
+                  "search.generations=0", *few],
+    "early": ["divide.keep=1", *short],
     "spos": [*shared, "search.population=4", "search.generations=0"],
     "fairnas": [*shared, "search.population=4", "search.generations=0"],
     "gcn": [*shared, "search.segments.samples=12",
@@ -95,9 +102,9 @@ def quicktest() -> dict[str, ExperimentConfig]:
     "irlas": [*shared, "blocks.rounds=10", "blocks.per_round=2",
               "expert.iterations=2", "expert.rounds=10", "expert.samples=64",
               'space.options={"max_layers": 4}'],
-    "dcnas": short,
+    "dcnas": ["divide.clusters=2", *short],
   }  # fmt: skip
-  few = dataclasses.replace(
+  data = dataclasses.replace(
     arms["fairnas"].data, limit=500, validation=200, test=200
   )
   recipe = RetrainConfig(
@@ -107,6 +114,10 @@ def quicktest() -> dict[str, ExperimentConfig]:
     recipe, optimizer=dataclasses.replace(recipe.optimizer, warmup_epochs=0)
   )
   return {
-    k: dataclasses.replace(override(v, own[k]), data=few, retrain=recipe)
+    k: dataclasses.replace(
+      override(v, own[k]),
+      data=data,
+      retrain=dataclasses.replace(recipe, dropout=v.retrain.dropout),
+    )
     for k, v in arms.items()
   }

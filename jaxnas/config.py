@@ -584,8 +584,9 @@ class DivideConfig:
       layer takes the choice that most of the clusters' best made.
     conquer_epochs: of the longer training.
     together: networks trained by one program, also of `evolution`.
-    early: of a search in a table, the column that holds early accuracies; the
-      features are its columns `feature.NAME`, or else the choices one-hot.
+    early: of a search in a table, the column that holds early accuracies (or
+      `-NAME`, if the smaller is the better); the features are its columns
+      `feature.NAME`, or else the choices one-hot.
     early_cost: what such a look costs, in looks at the final accuracy.
   """
 

@@ -80,11 +80,13 @@ class Fake:
 
   ran = []
   dies_at = None
+  images = "0" * 16
 
   def __init__(self, config, workdir):
     self.config, self.workdir = config, workdir
     splits = {"train": range(9), "validation": range(4), "test": range(100)}
-    self.setup = SimpleNamespace(data=SimpleNamespace(source="fake", **splits))
+    data = SimpleNamespace(source="fake", fingerprint=Fake.images, **splits)
+    self.setup = SimpleNamespace(data=data)
 
   def train(self):
     Fake.ran.append((self.workdir.parent.name, self.config.seed))
@@ -117,7 +119,7 @@ class Fake:
 @pytest.fixture
 def faked(monkeypatch):
   """Replaces experiments by fakes; lists the runs that were begun."""
-  Fake.ran, Fake.dies_at = [], None
+  Fake.ran, Fake.dies_at, Fake.images = [], None, "0" * 16
   monkeypatch.setattr(runs, "make_experiment", Fake)
   monkeypatch.setattr(
     runs, "effort",
@@ -173,6 +175,26 @@ def test_a_kill_loses_the_run_it_hits_only(faked, make_set, tmp_path):
   more = compare([path], workdir, seeds=[3, 0, 1, 2])
   assert Fake.ran == [("fair", 3), ("single", 3)]
   assert more["seeds"] == [0, 1, 2, 3]
+
+
+def test_other_images_are_not_compared(faked, make_set, tmp_path):
+  path, workdir = str(make_set()), tmp_path / "w"
+  compare([path], workdir, seeds=[0])
+  Fake.images = "1" * 16
+  with pytest.raises(UserError, match="fair/seed-0 and fair/seed-1 .* images"):
+    compare([path], workdir, seeds=[0, 1])
+
+
+def test_a_refused_arm_claims_nothing(faked, make_set, tmp_path, monkeypatch):
+  path, workdir = str(make_set()), tmp_path / "w"
+
+  def refuse(config, folder):
+    raise UserError("no such thing.")
+
+  monkeypatch.setattr(runs, "make_experiment", refuse)
+  with pytest.raises(UserError, match="arm 'fair', seed 0: no such thing"):
+    compare([path], workdir)
+  assert not workdir.exists()
 
 
 def test_one_seed_has_means_but_no_intervals(faked, make_set, tmp_path, capsys):
@@ -596,14 +618,15 @@ def test_two_methods_for_real(make_set, tmp_path):
   # Strict fairness takes both choices of a layer in each step.
   trained = [arm["images"]["train"] for arm in (fair, single)]
   assert trained[0] - trained[1] == 3 * 6 * 32
-  assert result["data"] == {
-    "source": "digits", "train": 200, "validation": VALIDATION, "test": TEST,
-  }  # fmt: skip
   # A finished run is an ordinary one.
   e = make_experiment(
     load_arms([str(path)])[0].seeded(0), workdir / "fair/seed-0"
   )
   assert e.retrain()["test_accuracy"] == fair["runs"][0]["test_accuracy"]
+  assert result["data"] == {
+    "source": "digits", "fingerprint": e.setup.data.fingerprint,
+    "train": 200, "validation": VALIDATION, "test": TEST,
+  }  # fmt: skip
 
 
 def test_a_refusal_names_its_arm_and_seed(make_set, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jaxnas.config import ExperimentConfig, call_config, override, to_json
 from jaxnas.errors import UserError
+from jaxnas.methods import make_space
 from jaxnas.writer import read_json, write_json
 
 # What makes the stand-alone trainings of two arms the same but for the arch.
@@ -138,6 +139,9 @@ def _table_fields(config: ExperimentConfig) -> dict[str, object]:
 
 def _training_fields(config: ExperimentConfig) -> dict[str, object]:
   fields = _flat(to_json(config))
+  if config.retrain.dropout < 0:  # the space's
+    space = make_space(config)
+    fields["retrain.dropout"] = float(getattr(space, "dropout", 0.0))
   return {
     k: v
     for k, v in fields.items()
@@ -156,42 +160,59 @@ def _flat(value: dict, prefix: str = "") -> dict[str, object]:
   return out
 
 
-def claim(workdir: Path, arms: Sequence[Arm], table: str | None = None) -> None:
-  """Records the arms in `arms.json`, or refuses another comparison's folder.
-
-  Seeds are not recorded: more of them may follow.
+def check_folder(
+  workdir: Path, arms: Sequence[Arm], table: str | None = None
+) -> None:
+  """Refuses the folder of another comparison, or of a single run.
 
   Args:
-    workdir: made if missing.
+    workdir: of this comparison.
     arms: of this comparison.
     table: fingerprint of the table that is searched.
 
   Raises:
     UserError: saying what differs.
   """
-  mine = {
-    "table": table, "arms": {arm.name: to_json(arm.seeded(0)) for arm in arms}
-  }  # fmt: skip
   path = workdir / "arms.json"
   if path.is_file():
-    if why := _differences(read_json(path), mine):
+    if why := _differences(read_json(path), _record(arms, table)):
       raise UserError(
         f"work directory {workdir} belongs to another comparison ({why}); use"
         " another --workdir."
       )
-    return
-  if (workdir / "config.json").exists():
+  elif (workdir / "config.json").exists():
     raise UserError(
       f"work directory {workdir} belongs to a single run; use another"
       " --workdir."
     )
+
+
+def claim(workdir: Path, arms: Sequence[Arm], table: str | None = None) -> None:
+  """Records the arms in `arms.json`; seeds are not, for more may follow.
+
+  Args:
+    workdir: made if missing.
+    arms: of this comparison, none of them refused.
+    table: fingerprint of the table that is searched.
+
+  Raises:
+    UserError: as `check_folder`, or if the folder cannot be made.
+  """
+  check_folder(workdir, arms, table)
   try:
     workdir.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(
       f"work directory {workdir} cannot be made: {error.strerror}."
     ) from error
-  write_json(path, mine)
+  write_json(workdir / "arms.json", _record(arms, table))
+
+
+def _record(arms: Sequence[Arm], table: str | None) -> dict:
+  return {
+    "table": table,
+    "arms": {arm.name: to_json(arm.seeded(0)) for arm in arms},
+  }
 
 
 def _differences(theirs: dict, mine: dict) -> str:

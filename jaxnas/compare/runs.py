@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jaxnas.compare.arms import Arm, claim
+from jaxnas.compare.arms import Arm, check_folder, claim
 from jaxnas.errors import RunError, UserError
 from jaxnas.experiment import make_experiment
 from jaxnas.experiment.effort import effort
@@ -39,12 +39,13 @@ def run_arms(
       folder of another comparison.
     RunError: if a run fails, naming it.
   """
-  claim(workdir, arms)
+  check_folder(workdir, arms)
   for arm in arms:
     todo = [s for s in seeds if not _row(_folder(workdir, arm, s)).is_file()]
     if todo:
       with _named(arm, todo[0]):
         make_experiment(arm.seeded(todo[0]), _folder(workdir, arm, todo[0]))
+  claim(workdir, arms)
   rows, done = {arm.name: [] for arm in arms}, 0
   for seed in seeds:
     for arm in arms:
@@ -55,7 +56,26 @@ def run_arms(
         len(arms) * len(seeds), arm.name, seed,
         rows[arm.name][-1]["test_accuracy"],
       )  # fmt: skip
+  _check_images(rows)
   return rows
+
+
+def _check_images(rows: dict[str, list[dict]]) -> None:
+  """Refuses to compare runs whose images were not the same.
+
+  Raises:
+    UserError: naming two such runs.
+  """
+  seen: dict[str, str] = {}
+  for name, own in rows.items():
+    for row in own:
+      seen.setdefault(row["data"]["fingerprint"], f"{name}/seed-{row['seed']}")
+  if len(seen) > 1:
+    one, two = [*seen.values()][:2]
+    raise UserError(
+      f"{one} and {two} were run on different images; delete the older run, or"
+      " use another --workdir."
+    )
 
 
 def run_one(arm: Arm, seed: int, folder: Path) -> dict:
@@ -93,6 +113,7 @@ def run_one(arm: Arm, seed: int, folder: Path) -> dict:
     "seconds": {k: found["seconds"][k] for k in (*STAGES, "compile")},
     "data": {
       "source": data.source,
+      "fingerprint": data.fingerprint,
       **{k: len(getattr(data, k)) for k in ("train", "validation", "test")},
     },
   }

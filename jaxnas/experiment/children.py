@@ -11,7 +11,6 @@ from jaxnas.experiment.paths import PathExperiment
 from jaxnas.methods import (
   ShortTrainer,
   fleet_batches,
-  named_stage,
   ranking_archs,
   read_truth,
   search_archs,
@@ -81,11 +80,9 @@ class ChildExperiment(PathExperiment):
     if truth:
       archs, final = read_truth(truth, setup.space)
       selection, seconds = f"given in {Path(truth).name}", 0.0
-    elif config.selection != "uniform" or not config.n_archs:
+    elif not config.n_archs:
       raise UserError(
-        f"ranking.n_archs is {config.n_archs} and ranking.selection is"
-        f" {config.selection!r}; method {self.method.name} ranks at least 3"
-        " uniform archs, or those of --truth FILE."
+        "ranking.n_archs is 0; set it to at least 3, or give --truth FILE."
       )
     else:
       archs = ranking_archs(setup)
@@ -143,8 +140,7 @@ class ChildExperiment(PathExperiment):
   def _objective(self, archs: np.ndarray) -> dict[str, np.ndarray]:
     """Metrics after short trainings, and costs."""
     setup = self.setup
-    stage, epochs = named_stage("child", archs), self.config.divide.epochs
-    metrics = self._trainer.parts(stage, archs, epochs)
+    metrics = self._trainer.parts("child", archs, self.config.divide.epochs)
     del metrics["seconds"]
     costs = {name: table(archs) for name, table in setup.costs.items()}
     return {**metrics, **costs}
@@ -153,7 +149,7 @@ class ChildExperiment(PathExperiment):
     """Accuracies after the full training of a ranking, and its seconds."""
     config = self.config.ranking
     epochs = config.epochs or self.config.retrain.epochs
-    found = self._trainer.parts(named_stage("rank", archs), archs, epochs)
+    found = self._trainer.parts("rank", archs, epochs)
     return found["accuracy"], float(found["seconds"].sum())
 
   @functools.cached_property

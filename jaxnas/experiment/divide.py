@@ -169,17 +169,16 @@ class DivideExperiment(ChildExperiment):
 
   def _survivors(self, found: Divided) -> list[dict]:
     """Rows of those trained longer, the most accurate first."""
-    best, archs = found.conquered, found.represented.archs
-    order = np.argsort(-best.longer, kind="stable")
-    own = archs[best.survivors[order]]
-    costs = {k: self.setup.costs[k](own) for k in ("macs", "params")}
+    archs, best = found.represented.archs, found.conquered
+    order = best.survivors[np.argsort(-best.longer, kind="stable")]
+    costs = {k: self.setup.costs[k](archs[order]) for k in ("macs", "params")}
     return [
       {
-        "arch": self.setup.space.to_string(arch),
-        "accuracy": float(best.longer[order[i]]),
-        **{k: int(v[i]) for k, v in costs.items()},
+        "arch": self.setup.space.to_string(archs[i]),
+        "accuracy": found.longer[int(i)],
+        **{k: int(v[row]) for k, v in costs.items()},
       }
-      for i, arch in enumerate(own)
+      for row, i in enumerate(order)
     ]
 
   def _write_archs(self, found: Represented) -> None:
@@ -212,4 +211,6 @@ class DivideExperiment(ChildExperiment):
   def _inherited(self, winner: np.ndarray) -> tuple[PlainNetwork, Variables]:
     if not self._shares:
       return super()._inherited(winner)
-    return PathExperiment._inherited(self, winner)
+    # The search compared longer trainings, but began with these weights.
+    early = read_json(self.workdir / "search.json")["early"]
+    return self._cut_out(winner, early)

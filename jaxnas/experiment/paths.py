@@ -355,10 +355,23 @@ class PathExperiment(Experiment):
     return self._network(winner), variables
 
   def _inherited(self, winner: np.ndarray) -> tuple[PlainNetwork, Variables]:
+    searched = read_json(self.workdir / "search.json")["accuracy"]
+    return self._cut_out(winner, searched)
+
+  def _cut_out(
+    self, winner: np.ndarray, scored: float | None
+  ) -> tuple[PlainNetwork, Variables]:
+    """The winner with the supernet's weights.
+
+    Args:
+      winner: `int32[L]`.
+      scored: its accuracy there, which it must have alone; None if it is not
+        known.
+    """
     state = load_supernet(self.setup, self.sampler)
     variables = inherited(self.setup, state.variables, winner)
-    searched = read_json(self.workdir / "search.json")["accuracy"]
-    check_inherited(self.setup, variables, winner, searched)
+    if scored is not None:
+      check_inherited(self.setup, variables, winner, scored)
     return self._network(winner), variables
 
   def _network(self, winner: np.ndarray) -> PlainNetwork:

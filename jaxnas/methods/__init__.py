@@ -45,7 +45,7 @@ from jaxnas.methods.block_search import (
   write_blocks,
 )
 from jaxnas.methods.checks import shares_weights, uses_interpreter
-from jaxnas.methods.cohorts import ShortTrainer, named_stage
+from jaxnas.methods.cohorts import ShortTrainer
 from jaxnas.methods.compact_winner import compact_winner, tune_winner
 from jaxnas.methods.dcnas import DivideMethod
 from jaxnas.methods.divide import (
@@ -158,7 +158,7 @@ __all__ = [
   "inherited", "inherited_block", "judge_winner", "load_interpreter",
   "load_masked", "load_supernet", "make_block_setup", "make_mask_setup",
   "make_setup", "make_space", "mask_objective", "mask_sizes", "masked_batches",
-  "MaskMethod", "MaskSetup", "Method", "named_stage", "network_batches",
+  "MaskMethod", "MaskSetup", "Method", "network_batches",
   "origin_of", "PathMethod", "PathSetup", "posterior", "random_blocks",
   "ranking_archs", "ranking_blocks", "read_lookup", "read_table", "read_truth",
   "represent", "Represented", "sample_archs", "search_archs", "search_blocks",

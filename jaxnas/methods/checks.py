@@ -34,6 +34,9 @@ _AT_LEAST = {
 }
 
 
+# Methods that train candidates briefly, by the recipe of `retrain`.
+BRIEF = ("dcnas", "evolution")
+
 # Legal from the first to below the second value.
 _WITHIN = {
   "train.label_smoothing": (0, 1),
@@ -94,7 +97,8 @@ def check_values(config: ExperimentConfig) -> None:
         f" {stage.optimizer.name}."
       )
   epochs = config.ranking.epochs
-  if 0 < epochs <= config.retrain.optimizer.warmup_epochs:
+  shortened = config.method in BRIEF  # with their warm-up
+  if not shortened and 0 < epochs <= config.retrain.optimizer.warmup_epochs:
     raise UserError(
       f"ranking.epochs is {epochs}; it must exceed"
       " retrain.optimizer.warmup_epochs,"
@@ -297,17 +301,27 @@ def check_path_config(config: ExperimentConfig) -> None:
       f"retrain.epochs is 0; with method {config.method} it must be at least 1."
     )
   divide = config.divide
-  if config.method in ("dcnas", "evolution"):  # divide.together counts
-    refuse_foreign(config, "ranking", ("together",))
+  if config.method in BRIEF:  # divide.together counts; what is ranked is fixed
+    refuse_foreign(config, "ranking", ("together", "selection", "pool"))
   if config.method == "dcnas":
     check_divide(divide)
     refuse_foreign(config, "divide", ("early", "early_cost"))
     refuse_foreign(config, "search")
+    if config.ranking.n_archs and divide.samples < 3:
+      raise UserError(
+        f"divide.samples is {divide.samples}; at least 3 of them are ranked, or"
+        " ranking.n_archs is 0."
+      )
   elif config.method == "evolution":
     shared = ("epochs", "together")
     names = [f.name for f in dataclasses.fields(divide) if f.name not in shared]
     refuse_foreign(config, "divide", names)
-    check_divide(divide)
+    check_divide(dataclasses.replace(divide, conquer_epochs=divide.epochs))
+    legal = ("auto", "evolution", "nsga2", "random")
+    if config.search.algorithm not in legal:
+      raise unknown(
+        "search.algorithm of method evolution", config.search.algorithm, legal
+      )
   else:
     refuse_foreign(config, "divide")
   if shares_weights(config):

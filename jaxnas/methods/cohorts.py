@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import time
 import zlib
 from collections.abc import Callable
 
@@ -86,8 +87,11 @@ class ShortTrainer:
   ) -> Cohort:
     """Trains one cohort, or resumes that.
 
+    A network's weights and images depend on the stage and its arch alone, not
+    on its company: how many are trained at once changes nothing.
+
     Args:
-      stage: name of checkpoints, seeds and log rows.
+      stage: name of seeds; with the archs, of checkpoints and log rows.
       archs: `int32[n, L]`, at most `divide.together`.
       epochs: of the training.
       first_epoch: when `before` is taken; 0 is the fresh networks.
@@ -100,9 +104,8 @@ class ShortTrainer:
     rates = np.asarray(jax.vmap(rate)(np.arange(n_steps)))
     # The rest of the room is never trained.
     archs = np.resize(archs, (self._size, archs.shape[1]))
-    key = setup.key(f"{stage}-init")
-    # Not split: a network's weights must not depend on how many are trained.
-    keys = [jax.random.fold_in(key, min(i, n - 1)) for i in range(len(archs))]
+    key, name = setup.key(f"{stage}-init"), named(stage, archs[:n])
+    keys = [jax.random.fold_in(key, np.uint32(_number(a))) for a in archs]
     tx = make_optimizer(recipe.optimizer, rate)
     fresh = cohort_state(setup.supernet, keys, tx)
 
@@ -121,18 +124,22 @@ class ShortTrainer:
 
       every = recipe.checkpoint_every * per_epoch
       return fit(
-        stage, step, fresh, setup.key(stage), batches,
-        Schedule(last, recipe.log_every, every), setup.checkpoints(stage),
+        name, step, fresh, setup.key(stage), batches,
+        Schedule(last, recipe.log_every, every), setup.checkpoints(name),
         setup.journal, setup.placement, ["cohort"], rate,
       )  # fmt: skip
 
     before = jax.device_get(fresh.params)
     if first_epoch:
-      kept, last = setup.checkpoints(f"{stage}-before"), first_epoch * per_epoch
+      kept, last = setup.checkpoints(f"{name}-before"), first_epoch * per_epoch
       if found := kept.restore(before):
         before = found[1]
       else:
-        before = jax.device_get(until(last)[0].params)
+        state, _ = until(last)
+        if int(state.step) > last:  # what was kept is damaged: begin again
+          shutil.rmtree(setup.workdir / "checkpoints" / name)
+          state, _ = until(last)
+        before = jax.device_get(state.params)
         kept.save(last, before, {})
     state, seconds = until(n_steps)
     metrics = self._judge(state.variables, archs, n)
@@ -151,7 +158,7 @@ class ShortTrainer:
     """Trains `divide.together` archs at a time; what is done is kept.
 
     Args:
-      stage: name of a folder with a file of each part's numbers.
+      stage: as of `train`; also a folder with a file of each part's numbers.
       archs: `int32[n, L]`.
       epochs: of the training.
       first_epoch: as in `train`.
@@ -164,23 +171,24 @@ class ShortTrainer:
     setup, rows = self._setup, []
     for i in range(0, len(archs), self._size):
       part = archs[i : i + self._size]
-      name = f"{stage}-{i // self._size}"
+      name = named(stage, part)
       path = setup.workdir / stage / f"{name}.npz"
       if not path.is_file():
-        cohort = self.train(name, part, epochs, first_epoch)
-        seconds = np.full(len(part), cohort.seconds / len(part))
-        found = {**cohort.metrics, "seconds": seconds}
+        start = time.monotonic()
+        cohort = self.train(stage, part, epochs, first_epoch)
+        found = dict(cohort.metrics)
         if shown:
           full = np.resize(part, (self._size, part.shape[1]))
           more = shown(cohort, full)
           found |= {k: v[: len(part)] for k, v in more.items()}
+        # The training's own time counts earlier sessions.
+        spent = max(time.monotonic() - start, cohort.seconds)
+        found["seconds"] = np.full(len(part), spent / len(part))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_arrays(path, found)
-        # Weights of candidates are not needed again, and are many.
-        for kept in (name, f"{name}-before"):
-          shutil.rmtree(
-            setup.workdir / "checkpoints" / kept, ignore_errors=True
-          )
+      # Weights of candidates are not needed again, and are many.
+      for kept in (name, f"{name}-before"):
+        shutil.rmtree(setup.workdir / "checkpoints" / kept, ignore_errors=True)
       rows.append(read_arrays(path))
     return {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}
 
@@ -236,6 +244,11 @@ def probe_images(setup: PathSetup) -> tuple[np.ndarray, np.ndarray]:
   return np.asarray(images, np.float32), data.train.labels[rows]
 
 
-def named_stage(prefix: str, archs: np.ndarray) -> str:
-  """A stage's name that says which archs it trains."""
-  return f"{prefix}-{zlib.crc32(np.asarray(archs, np.int32).tobytes()):08x}"
+def named(stage: str, archs: np.ndarray) -> str:
+  """A stage's name with a number that stands for its archs."""
+  return f"{stage}-{_number(archs):08x}"
+
+
+def _number(archs: np.ndarray) -> int:
+  """A checksum of one or several archs, 32 bits."""
+  return zlib.crc32(np.ascontiguousarray(archs, np.int32).tobytes())

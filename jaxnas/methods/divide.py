@@ -25,6 +25,7 @@ from jaxnas.search.partition import (
 )
 
 log = logging.getLogger("jaxnas")
+Metrics = dict[str, np.ndarray]
 
 # Partitions by other seeds that the clusters are compared with.
 STABILITY_SEEDS = 10
@@ -42,7 +43,7 @@ class Represented:
   """
 
   archs: np.ndarray
-  metrics: dict[str, np.ndarray]
+  metrics: Metrics
   features: np.ndarray
   cost: dict
 
@@ -57,6 +58,7 @@ class Divided:
     conquered: the best of each, and their longer training.
     winner: the merged arch, `int32[L]`.
     metrics: its `accuracy` and `loss` after the longer training.
+    longer: accuracies of all that were trained longer, by number of the arch.
     voted: the arch of the reading `vote` of merge, `int32[L]`.
     costs: rows of `clusters.json`, by stage.
     seconds: spent after the representation, over all sessions.
@@ -67,6 +69,7 @@ class Divided:
   conquered: Conquered
   winner: np.ndarray
   metrics: dict[str, float]
+  longer: dict[int, float]
   voted: np.ndarray
   costs: list[dict]
   seconds: float
@@ -156,46 +159,75 @@ def search_divided(setup: PathSetup, trainer: ShortTrainer) -> Divided:
   """
   config, found = setup.config.divide, represent(setup, trainer)
   archs, costs = found.archs, [found.cost]
-  trained: dict[bytes, dict[str, float]] = {}
   start, spent = time.monotonic(), 0.0
 
-  def train(stage: str, rows: np.ndarray, epochs: int) -> np.ndarray:
+  def train(stage: str, rows: np.ndarray, epochs: int) -> Metrics:
     nonlocal start, spent
     spent += time.monotonic() - start
     metrics, n = trainer.parts(stage, rows, epochs), len(rows)
     seconds = metrics.pop("seconds").sum()
     images = n * training_images(setup, epochs)
     costs.append(_cost(stage, n, epochs, images, seconds))
-    for i, row in enumerate(rows):
-      trained[row.tobytes()] = {k: float(v[i]) for k, v in metrics.items()}
     start, spent = time.monotonic(), spent + seconds
-    return metrics["accuracy"]
+    return metrics
+
+  def rung(rows: np.ndarray, number: int) -> np.ndarray:
+    epochs = config.epochs * config.halving**number
+    return ordered(train(f"halving-{number}", archs[rows], epochs))
+
+  last: dict[int, dict[str, float]] = {}
+
+  def longer(rows: np.ndarray) -> np.ndarray:
+    metrics = train("conquer", archs[rows], config.conquer_epochs)
+    last.update(zip(rows.tolist(), _rows(metrics), strict=True))
+    return ordered(metrics)
 
   clusters, best = divide_and_conquer(
-    found.features, found.metrics["accuracy"], setup.costs["macs"](archs),
-    config, setup.seed("clusters"),
-    lambda rows, rung: train(
-      f"halving-{rung}", archs[rows], config.epochs * config.halving**rung
-    ),
-    lambda rows: train("conquer", archs[rows], config.conquer_epochs),
+    found.features, ordered(found.metrics), setup.costs["macs"](archs),
+    config, setup.seed("clusters"), rung, longer,
   )  # fmt: skip
-  winner, voted = archs[best.winner], vote(archs[best.champions])
+  winner, metrics = archs[best.winner], last[best.winner]
+  voted = vote(archs[best.champions])
   if config.merge == "vote":
+    reason = ""
     if not setup.budget.allows(voted[None])[0]:
-      log.warning(
-        "the arch that the clusters' best vote for, %s, breaks the budget %s:"
-        " the best of them wins instead.",
-        setup.space.to_string(voted), setup.budget,
-      )  # fmt: skip
+      reason = f"breaks the budget {setup.budget}"
     else:
-      if voted.tobytes() not in trained:
-        train("vote", voted[None], config.conquer_epochs)
-      winner = voted
+      of = [m for i, m in last.items() if np.array_equal(archs[i], voted)]
+      own = of or _rows(train("vote", voted[None], config.conquer_epochs))
+      if np.isnan(own[0]["accuracy"]):
+        reason = "diverges in training"
+      else:
+        winner, metrics = voted, own[0]
+    if reason:
+      log.warning(
+        "the arch that the clusters' best vote for, %s, %s: the best of them"
+        " wins instead.", setup.space.to_string(voted), reason,
+      )  # fmt: skip
   seconds = spent + time.monotonic() - start
   return Divided(
-    found, clusters, best, winner, trained[winner.tobytes()], voted, costs,
-    seconds,
+    found, clusters, best, winner, metrics,
+    {i: m["accuracy"] for i, m in last.items()}, voted, costs, seconds,
   )  # fmt: skip
+
+
+def ordered(metrics: Metrics) -> np.ndarray:
+  """Accuracies, lowered a little by the loss, to tell equal ones apart (ours).
+
+  On a small validation split accuracies are often equal; then the lower loss is
+  better, as for the winner of every search. The most that a loss takes away is
+  1e-6, less than one of a million images.
+
+  Args:
+    metrics: `accuracy` and `loss`, `float[n]`.
+  """
+  return metrics["accuracy"] - 1e-7 * np.clip(metrics["loss"], 0, 10)
+
+
+def _rows(metrics: Metrics) -> list[dict[str, float]]:
+  """Accuracy and loss, network by network."""
+  pairs = zip(metrics["accuracy"], metrics["loss"], strict=True)
+  return [{"accuracy": float(a), "loss": float(b)} for a, b in pairs]
 
 
 def describe_clusters(setup: PathSetup, divided: Divided) -> dict:
@@ -203,7 +235,7 @@ def describe_clusters(setup: PathSetup, divided: Divided) -> dict:
   config, space = setup.config.divide, setup.space
   found, best = divided.represented, divided.conquered
   labels = divided.partition.labels
-  longer = dict(zip(best.survivors.tolist(), best.longer.tolist(), strict=True))
+  longer = divided.longer
   early, costs = found.metrics["accuracy"], {
     name: setup.costs[name](found.archs) for name in ("macs", "params")
   }  # fmt: skip
@@ -252,9 +284,12 @@ def describe_clusters(setup: PathSetup, divided: Divided) -> dict:
     "archs": rows,
     "clusters": clusters,
     "macs_explained": cost_explained(labels, costs["macs"]),
+    # The baselines are not what k-means finds, from whatever start.
     "stability": stability(
       found.features, k, config.distance, config.restarts, STABILITY_SEEDS
-    ),
+    )
+    if config.partition == "kmeans"
+    else None,
     "explained": explained.tolist(),
     "cost": divided.costs,
   }

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from jaxnas.config import ExperimentConfig
+from jaxnas.config import DivideConfig, ExperimentConfig
 from jaxnas.costs import Budget
 from jaxnas.errors import UserError, unknown
 from jaxnas.methods.dcnas import divide_and_conquer
@@ -33,7 +33,8 @@ def divide_table(
 
   Args:
     config: `divide`, `seed`, `ranking` (of the intervals), and the first of
-      `search.objectives`, the final accuracy.
+      `search.objectives`, the final accuracy. `divide.early` is written as an
+      objective is, `-error` for what is to be small.
     table: the known networks.
     budget: bounds on the archs sampled.
 
@@ -49,12 +50,14 @@ def divide_table(
   """
   divide = config.divide
   check_divide(divide)
+  _refuse_training(divide)
   name, sign = parse_objective(config.search.objectives[0])
-  for what, column in (("divide.early", divide.early), ("objective", name)):
+  early_name, early_sign = parse_objective(divide.early)
+  for what, column in (("divide.early", early_name), ("objective", name)):
     if column not in table.metrics:
       raise unknown(f"metric of table {table.name} ({what})", column,
                     table.metrics)  # fmt: skip
-  if divide.early == name:
+  if early_name == name:
     raise UserError(
       f"divide.early is {name!r}, the objective itself; name the column of a"
       " cheaper accuracy."
@@ -77,8 +80,13 @@ def divide_table(
       f" divide.clusters={divide.clusters}; at least 3 and as many are needed."
     )
   found = table.objective(archs)
-  early, final = found[divide.early], sign * found[name]
-  macs = found["macs"] if "macs" in table.costs else np.zeros(len(archs))
+  early, final = early_sign * found[early_name], sign * found[name]
+  known_macs = "macs" in table.costs
+  if divide.partition == "macs" and not known_macs:
+    raise UserError(
+      f"divide.partition is 'macs', which table {table.name} does not know."
+    )
+  macs = found["macs"] if known_macs else np.zeros(len(archs))
   features = reduce(standardise(_features(table, archs)), divide.components)
   clusters, best = divide_and_conquer(
     features, early, macs, divide, config.seed, _no_rung, lambda i: final[i]
@@ -91,6 +99,8 @@ def divide_table(
     np.random.default_rng([config.seed, 1]), ranking.bootstrap,
     ranking.confidence,
   )  # fmt: skip
+  if not known_macs:
+    del partition["macs"]
   return {
     "winner": archs[best.winner],
     "archs": archs,
@@ -98,12 +108,27 @@ def divide_table(
     "divide": {
       "k": clusters.k,
       "silhouette": clusters.silhouette,
-      "macs_explained": cost_explained(clusters.labels, macs),
+      "macs_explained": cost_explained(clusters.labels, macs)
+      if known_macs
+      else None,
       "early_looks": len(archs),
       "final_looks": len(best.survivors),
       "partition": partition,
     },
   }
+
+
+def _refuse_training(divide: DivideConfig) -> None:
+  """Refuses what is said of trainings, which a table has none of."""
+  for name in (
+    "source", "features", "change", "outputs", "probe_images", "projection",
+    "first_epoch", "epochs", "conquer_epochs", "together",
+  ):  # fmt: skip
+    if (value := getattr(divide, name)) != getattr(DivideConfig(), name):
+      raise UserError(
+        f"divide.{name} is {value!r}, but a search of a table trains nothing;"
+        " leave it at its default."
+      )
 
 
 def _features(table: Table, archs: np.ndarray) -> np.ndarray:

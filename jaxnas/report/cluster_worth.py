@@ -205,14 +205,15 @@ def claim(run: Run) -> str:
   level = f"{100 * number(partition.get('confidence', 0.95)):g}%"
   said = [verdict(partition), _pairs(partition, run)]
   within, near = part("within"), part("macs", "within")
-  if math.isfinite(near.value):
-    better = "better" if within.value > near.value else "worse"
+  beyond = part("macs", "beyond")
+  if math.isfinite(beyond.value):
+    better = "better" if beyond.value > 0 else "worse"
     said.append(
       f"Against parts of alike multiply-adds (τ-b {near}): clusters rank"
-      f" {better}, the intervals do not overlap."
-      if apart(within, near)
+      f" {better}, by {beyond}."
+      if beyond.low > 0 or beyond.high < 0
       else f"Parts of alike multiply-adds (τ-b {near}) cannot be told apart"
-      " from clusters: the intervals overlap, so nothing is claimed."
+      f" from clusters: the difference is {beyond}, so nothing is claimed."
     )
   rows = {
     "within clusters": within, "all pairs": part("global"),

@@ -104,8 +104,8 @@ def _warnings(found: Mapping) -> list[str]:
     )
   if _rand(found).value < STABLE:
     said.append(
-      "Another seed would have divided otherwise: the mean adjusted Rand index"
-      f" over seeds is {say.decimal(_rand(found).value)}."
+      "Another seed of k-means would have divided otherwise: the mean adjusted"
+      f" Rand index over seeds is {say.decimal(_rand(found).value)}."
     )
   return said
 
@@ -163,9 +163,9 @@ def _seeds(found: Mapping) -> str:
   if not math.isfinite(rand.value):
     return ""
   return (
-    f"Stability: over {number(stability.get('seeds')):g} seeds the mean"
-    f" adjusted Rand index of two partitions is {rand}; 1 is the same"
-    " partition, 0 is chance."
+    f"Stability: over {number(stability.get('seeds')):g} seeds of k-means, on"
+    " these features, the mean adjusted Rand index of two partitions is"
+    f" {rand}; 1 is the same partition, 0 is chance."
   )
 
 

@@ -179,12 +179,14 @@ def _table(result: Mapping, arms: Sequence[Mapping]) -> str:
       for arm in arms
     ]  # fmt: skip
   else:
-    head = ["arm", f"test accuracy, {_level(result)}", "stand-alone accuracy",
-            "multiply-adds", "parameters", "search: images", "search: time",
-            "retrain: time", *counted]  # fmt: skip
+    head = ["arm", "space", f"test accuracy, {_level(result)}",
+            "stand-alone accuracy", "multiply-adds", "parameters",
+            "search: images", "search: time", "retrain: time",
+            *counted]  # fmt: skip
     rows = [
       [
-        escape(arm["name"]), _ranged(arm["test_accuracy"], say.percent),
+        escape(arm["name"]), escape(arm["space"]),
+        _ranged(arm["test_accuracy"], say.percent),
         _ranged(arm["standalone_accuracy"], say.percent),
         _ranged(arm["macs"], say.count), _ranged(arm["params"], say.count),
         say.count(arm["search_images"]["value"]),

@@ -62,7 +62,8 @@ def compare_partitions(
     their `difference`; `random`, the mean and percentiles of `within` for
     random partitions of the same sizes, and `p`, the share of these that are at
     least as large, the clusters themselves counted in; `macs`, `within` and
-    `difference` for neighbours in multiply-adds; and `sizes`. Any may be NaN.
+    `difference` for neighbours in multiply-adds, and `beyond`, what clusters
+    have more than these; and `sizes`. Any may be NaN.
   """
   n = len(labels)
   signs = _signs(early, final)
@@ -102,6 +103,7 @@ def compare_partitions(
     "macs": {
       "within": estimate(by_costs),
       "difference": estimate(by_costs - everywhere),
+      "beyond": estimate(inside - by_costs),
     },
     "sizes": np.bincount(labels).tolist(),
   }

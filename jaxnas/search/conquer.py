@@ -134,13 +134,12 @@ def halve(
   raise AssertionError("clusters shrink at every rung")
 
 
-def vote(archs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def vote(archs: np.ndarray) -> np.ndarray:
   """Merges archs layer by layer: the choice that most of them made (ours).
 
   Args:
     archs: best first, `int32[n, L]`. Of choices with equal votes, the one of
       the best arch among their voters is taken.
-    weights: votes of each arch, above 0, `float[n]`; default 1 each.
 
   Returns:
     `int32[L]`, which may break a budget that all the archs keep.
@@ -148,7 +147,7 @@ def vote(archs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
   archs = np.asarray(archs)
   merged = np.empty(archs.shape[1], np.int32)
   for layer, choices in enumerate(archs.T):
-    votes = np.bincount(choices, weights)[choices]
+    votes = np.bincount(choices)[choices]
     merged[layer] = choices[votes.argmax()]
   return merged
 

@@ -81,6 +81,13 @@ def check_divide(config: DivideConfig) -> None:
         f"divide.{name} is {value!r}, but {reason} does not use it; leave it at"
         " its default."
       )
+  if (
+    config.source == "short-training" and config.conquer_epochs < config.epochs
+  ):
+    raise UserError(
+      f"divide.conquer_epochs is {config.conquer_epochs}; the longer training"
+      f" takes at least divide.epochs, {config.epochs}."
+    )
   if config.first_epoch >= config.epochs:
     raise UserError(
       f"divide.first_epoch is {config.first_epoch}; it must lie below"
@@ -99,7 +106,9 @@ def _unread(config: DivideConfig) -> list[tuple[str, str]]:
     if not config.halving:  # which trains networks, and counts in epochs
       found.append(("epochs", f"{reason} without divide.halving"))
   if config.features == "change":
-    names = ("outputs", "probe_images", "projection")
+    names = ["outputs", "projection"]
+    if config.source == "short-training":  # gradients need images too
+      names.append("probe_images")
     found += [(name, "divide.features=change") for name in names]
   if config.features == "outputs":
     found.append(("change", "divide.features=outputs"))

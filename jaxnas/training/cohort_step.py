@@ -15,7 +15,7 @@ import optax
 from jaxnas.config import RetrainConfig
 from jaxnas.nets import PathSupernet, blend_stats, group_names
 from jaxnas.nets.losses import correct, cross_entropy
-from jaxnas.training.optimizers import freeze_unused
+from jaxnas.training.optimizers import freeze_unused, used_tree
 from jaxnas.training.step import (
   Feed,
   Step,
@@ -23,7 +23,6 @@ from jaxnas.training.step import (
   clip_gradient,
   finite_groups,
   init_state,
-  used_tree,
 )
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxnas.config import OptimizerConfig
+from jaxnas.nets import PathSupernet
 
 Tree = Any
 
@@ -134,3 +135,25 @@ def freeze_unused(
     is_leaf=like_params,
   )
   return keep(optax.apply_updates(params, updates), params), new_state
+
+
+def used_tree(supernet: PathSupernet, counts: jax.Array, params: Tree) -> Tree:
+  """Whether a step used a parameter, a tree of booleans.
+
+  Args:
+    supernet: the network.
+    counts: `int32[L, K]`, paths that took each choice.
+    params: its parameters.
+  """
+  used = {}
+  for group, tree in params.items():
+    if not group.startswith("layer_"):
+      used[group] = jax.tree.map(lambda _: jnp.array(True), tree)
+      continue
+    l = int(group.removeprefix("layer_"))
+    taken = dict(zip(supernet.names[l], counts[l] > 0, strict=False))
+    used[group] = {
+      name: jax.tree.map(lambda _, u=taken[name]: u, choice)
+      for name, choice in tree.items()
+    }
+  return used

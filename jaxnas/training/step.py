@@ -16,7 +16,7 @@ from jaxnas.errors import UserError
 from jaxnas.nets import Fleet, PathSupernet, blend_stats, group_names
 from jaxnas.nets.losses import correct, cross_entropy
 from jaxnas.sharding import Placement
-from jaxnas.training.optimizers import freeze_unused
+from jaxnas.training.optimizers import freeze_unused, used_tree
 from jaxnas.training.samplers import PathSampler
 
 Tree = Any
@@ -383,25 +383,3 @@ def finite_groups(
     for name in names
   ])  # fmt: skip
   return forward & (weights | ~forward.all())
-
-
-def used_tree(supernet: PathSupernet, counts: jax.Array, params: Tree) -> Tree:
-  """Whether a step used a parameter, a tree of booleans.
-
-  Args:
-    supernet: the network.
-    counts: `int32[L, K]`, paths that took each choice.
-    params: its parameters.
-  """
-  used = {}
-  for group, tree in params.items():
-    if not group.startswith("layer_"):
-      used[group] = jax.tree.map(lambda _: jnp.array(True), tree)
-      continue
-    l = int(group.removeprefix("layer_"))
-    taken = dict(zip(supernet.names[l], counts[l] > 0, strict=False))
-    used[group] = {
-      name: jax.tree.map(lambda _, u=taken[name]: u, choice)
-      for name, choice in tree.items()
-    }
-  return used

@@ -190,7 +190,8 @@ def _ranking(archs: list[dict], brief: bool, rng) -> dict:
       "difference": {"value": 0.121, "low": 0.013, "high": 0.242},
       "random": {"value": 0.508, "low": 0.391, "high": 0.622, "p": 0.021},
       "macs": {"within": {"value": 0.447, "low": 0.192, "high": 0.679},
-               "difference": {"value": -0.065, "low": -0.21, "high": 0.074}},
+               "difference": {"value": -0.065, "low": -0.21, "high": 0.074},
+               "beyond": {"value": 0.197, "low": -0.02, "high": 0.41}},
       "sizes": sizes[sizes > 0].tolist(),
     },
   }  # fmt: skip
