@@ -94,7 +94,10 @@ def main() -> None:
   found = summary(rows)
   for name, value in found.items():
     if isinstance(value, dict):
-      value = f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+      value, low, high = (value[k] for k in ("value", "low", "high"))
+      value = f"{value:.3f}"
+      if low is not None:  # one seed has no interval
+        value += f" [{low:.3f}, {high:.3f}]"
     print(f"{name}: {value}")
   if given.out:
     write_json(given.out, {"summary": found, "rows": rows})
