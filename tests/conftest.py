@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxnas.memory import drop_programs
+
 REPO = Path(__file__).resolve().parents[1]
 
 
@@ -32,16 +34,9 @@ def shared_data() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="module", autouse=True)
 def few_memory_maps() -> Iterator[None]:
-  """Drops compiled programs before the process may map no more memory.
-
-  Each keeps several maps, Linux allows 65,530, and XLA crashes beyond.
-  """
+  """Drops compiled programs in time: a crash of XLA would end the suite."""
   yield
-  maps = Path("/proc/self/maps")
-  if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
-    import jax
-
-    jax.clear_caches()
+  drop_programs()
 
 
 @pytest.fixture(scope="session")

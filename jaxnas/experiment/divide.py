@@ -116,7 +116,7 @@ class DivideExperiment(ChildExperiment):
     rows = read_json(self.workdir / "clusters.json")["archs"]
     found = represent(setup, self._trainer)
     known = {row.tobytes(): i for i, row in enumerate(found.archs)}
-    seconds, start = 0.0, time.monotonic()
+    seconds = 0.0
     if truth:
       given, values = read_truth(truth, setup.space)
       numbers = [known.get(row.tobytes(), -1) for row in given]
@@ -134,9 +134,8 @@ class DivideExperiment(ChildExperiment):
         " rank correlation needs at least 3 (ranking.n_archs, or --truth FILE)."
       )
     if not truth:
-      start = time.monotonic()
       final, seconds = self._standalone(found.archs[picked])
-      start = time.monotonic()
+    start = time.monotonic()
     early = found.metrics["accuracy"][picked]
     sound = np.isfinite(early) & np.isfinite(final)
     picked, early, final = picked[sound], early[sound], final[sound]
