@@ -1,6 +1,7 @@
 """Training: path samplers, optimisers, jitted steps, the loop."""
 
 from jaxnas.training.block_step import block_groups, make_block_step
+from jaxnas.training.feed import Feed
 from jaxnas.training.loop import Schedule, fit
 from jaxnas.training.masked_step import make_masked_step, node_names
 from jaxnas.training.network_step import make_network_step
@@ -13,7 +14,6 @@ from jaxnas.training.samplers import (
   uniform,
 )
 from jaxnas.training.step import (
-  Feed,
   TrainState,
   init_state,
   make_fleet_step,

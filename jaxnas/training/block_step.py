@@ -8,13 +8,11 @@ import optax
 from jaxnas.config import TrainConfig
 from jaxnas.nets import BlockSupernet, Noise
 from jaxnas.nets.losses import correct, cross_entropy
+from jaxnas.training.feed import Feed, Step
 from jaxnas.training.step import (
-  Feed,
-  Step,
   TrainState,
   clip_gradient,
   finite_groups,
-  jit_step,
 )
 
 
@@ -75,7 +73,7 @@ def make_block_step(
     }
     return new, metrics
 
-  return jit_step(step, feed)
+  return Step(step, feed)
 
 
 def block_groups(supernet: BlockSupernet) -> list[str]:

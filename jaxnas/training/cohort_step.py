@@ -15,10 +15,9 @@ import optax
 from jaxnas.config import RetrainConfig
 from jaxnas.nets import PathSupernet, blend_stats, group_names
 from jaxnas.nets.losses import correct, cross_entropy
+from jaxnas.training.feed import Feed, Step
 from jaxnas.training.optimizers import freeze_unused, used_tree
 from jaxnas.training.step import (
-  Feed,
-  Step,
   TrainState,
   clip_gradient,
   finite_groups,
@@ -135,7 +134,7 @@ def make_cohort_step(
 
   everywhere = feed.placement.sharding("replicated")
   compiled = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
-  arrays = (feed.images, feed.labels)
+  arrays = feed.arrays
 
   def of(archs: np.ndarray, rates: np.ndarray, n: int | None = None) -> Step:
     archs, taken = space.validate(archs), None

@@ -11,7 +11,8 @@ from jaxnas.checkpoint import Checkpoints
 from jaxnas.data import Batches
 from jaxnas.errors import RunError
 from jaxnas.sharding import Placement
-from jaxnas.training.step import Step, TrainState
+from jaxnas.training.feed import Step
+from jaxnas.training.step import TrainState
 from jaxnas.writer import Journal, Progress
 
 

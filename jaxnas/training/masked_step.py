@@ -9,13 +9,11 @@ from jaxnas.config import MasksConfig, TrainConfig
 from jaxnas.nets import MaskedSupernet, Noise
 from jaxnas.nets.losses import correct, cross_entropy
 from jaxnas.nets.masks import group_squares
+from jaxnas.training.feed import Feed, Step
 from jaxnas.training.step import (
-  Feed,
-  Step,
   TrainState,
   clip_gradient,
   finite_groups,
-  jit_step,
 )
 from jaxnas.training.variational import regulariser, target_penalty
 
@@ -115,7 +113,7 @@ def make_masked_step(
     }
     return new, metrics
 
-  return jit_step(step, feed)
+  return Step(step, feed)
 
 
 def _hard_keep(supernet, params, key, n) -> jax.Array:

@@ -5,13 +5,11 @@ import optax
 
 from jaxnas.nets import Noise
 from jaxnas.nets.losses import correct, cross_entropy
+from jaxnas.training.feed import Feed, Step
 from jaxnas.training.step import (
-  Feed,
-  Step,
   TrainState,
   clip_gradient,
   finite_groups,
-  jit_step,
 )
 
 
@@ -79,4 +77,4 @@ def make_network_step(
     }
     return new, metrics
 
-  return jit_step(step, feed)
+  return Step(step, feed)

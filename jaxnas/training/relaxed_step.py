@@ -12,7 +12,8 @@ from jaxnas.config import TrainConfig
 from jaxnas.nets import BlockSupernet, Noise
 from jaxnas.nets.losses import correct, cross_entropy
 from jaxnas.nets.relaxed_blocks import relaxed_logits
-from jaxnas.training.step import Feed, clip_gradient
+from jaxnas.training.feed import Feed
+from jaxnas.training.step import clip_gradient
 
 Tree = Any
 
@@ -147,5 +148,5 @@ def make_relaxed_step(
   compiled = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
   # As an argument, or every lambda would be compiled anew; so those above 0
   # find one program in the compilation cache.
-  rest = (feed.images, feed.labels), jnp.float32(guidance)
+  rest = feed.arrays, jnp.float32(guidance)
   return lambda state, key, indices: compiled(state, key, indices, *rest)

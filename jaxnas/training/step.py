@@ -1,6 +1,5 @@
 """The jitted training steps: supernet paths, and fleets of plain networks."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnas.config import AugmentConfig, RetrainConfig, TrainConfig
-from jaxnas.data.augment import augment, normalize
+from jaxnas.config import RetrainConfig, TrainConfig
 from jaxnas.errors import UserError
 from jaxnas.nets import Fleet, PathSupernet, blend_stats, group_names
 from jaxnas.nets.losses import correct, cross_entropy
-from jaxnas.sharding import Placement
+from jaxnas.training.feed import Feed, Step
 from jaxnas.training.optimizers import freeze_unused, used_tree
 from jaxnas.training.samplers import PathSampler
 
@@ -63,53 +61,6 @@ def init_state(
     opt_state=tx.init(variables["params"]),
     counts=jnp.zeros(shape, jnp.int32),
   )
-
-
-@dataclasses.dataclass(frozen=True)
-class Feed:
-  """Training images on the device, and how a batch is made from them.
-
-  Attributes:
-    images: `uint8[n, H, W, C]`.
-    labels: `int32[n]`.
-    mean: per channel, of images scaled to 0..1.
-    std: the same.
-    augment: random transforms.
-    placement: where batches live.
-  """
-
-  images: jax.Array
-  labels: jax.Array
-  mean: np.ndarray
-  std: np.ndarray
-  augment: AugmentConfig
-  placement: Placement
-
-  def batch(
-    self,
-    arrays: tuple[jax.Array, jax.Array],
-    indices: jax.Array,
-    key: jax.Array,
-  ) -> tuple[jax.Array, jax.Array]:
-    """Gathers, normalises and augments one batch, inside a jitted step.
-
-    Args:
-      arrays: `(images, labels)`, passed in so that they are no constants.
-      indices: `int32[B]`, or `int32[K, B]` for a batch per path.
-      key: PRNG key of the augmentation.
-
-    Returns:
-      Images `float32[..., B, H, W, C]` and labels `int32[..., B]`.
-    """  # fmt: skip
-    images, labels = arrays
-    rule = "batch" if indices.ndim == 1 else "path_batch"
-    x = normalize(images[indices.reshape(-1)], self.mean, self.std)
-    x = augment(key, x, self.augment).reshape(indices.shape + images.shape[1:])
-    x = self.placement.constrain(x, rule)
-    return x, self.placement.constrain(labels[indices], rule)
-
-
-Step = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict]]
 
 
 def paths_in_flight(
@@ -272,7 +223,7 @@ def make_supernet_step(
     }
     return new, metrics
 
-  return jit_step(step, feed)
+  return Step(step, feed)
 
 
 def make_fleet_step(
@@ -340,7 +291,7 @@ def make_fleet_step(
     }
     return new, metrics
 
-  return jit_step(step, feed)
+  return Step(step, feed)
 
 
 def clip_gradient(grads: Tree, norm: jax.Array, bound: float) -> Tree:
@@ -349,14 +300,6 @@ def clip_gradient(grads: Tree, norm: jax.Array, bound: float) -> Tree:
     return grads
   shrink = jnp.minimum(1.0, bound / (norm + 1e-12))
   return jax.tree.map(lambda g: g * shrink, grads)
-
-
-def jit_step(step: Callable, feed: Feed) -> Step:
-  """Compiles a step; the state is donated, the images are arguments."""
-  everywhere = feed.placement.sharding("replicated")
-  compiled = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
-  arrays = (feed.images, feed.labels)
-  return lambda state, key, indices: compiled(state, key, indices, arrays)
 
 
 def finite_groups(
