@@ -1,6 +1,7 @@
 """Checkpoints through Orbax: arrays and JSON, checked before they are trusted.
 
-This is the only file that knows Orbax. Nothing that is loaded runs code.
+This is the only file that knows Orbax. Nothing that is loaded runs code. All
+hosts save and restore together; host 0 says which checkpoint that is.
 """
 
 import hashlib
@@ -13,9 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Sharding
 
+from jaxnas import hosts
 from jaxnas.errors import RunError
-from jaxnas.writer import read_json, write_json
+from jaxnas.writer import flush, in_bucket, read_json, write_json
 
 log = logging.getLogger("jaxnas")
 
@@ -33,21 +36,32 @@ def layout(tree: Tree) -> list[str]:
 
 
 def digest(tree: Tree) -> str:
-  """SHA-256 over layout and bytes of the leaves, in hexadecimal."""
+  """SHA-256 over layout and bytes of the leaves, in hexadecimal.
+
+  The leaves may be spread over hosts; then all of these have to ask.
+  """
   total = hashlib.sha256(json.dumps(layout(tree)).encode())
   for leaf in jax.tree.leaves(tree):
-    total.update(np.ascontiguousarray(leaf).tobytes())
+    total.update(np.ascontiguousarray(hosts.gather(leaf)).tobytes())
   return total.hexdigest()
 
 
 def _file_sums(folder: Path) -> dict[str, str]:
   sums = {}
-  for path in sorted(folder.rglob("*")):
-    if path.is_file() and path.name != SUMS:
-      with open(path, "rb") as file:
+  for path in _files(folder):
+    if path.name != SUMS:
+      with path.open("rb") as file:
         name = path.relative_to(folder).as_posix()
         sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
   return sums
+
+
+def _files(folder: Path) -> list[Path]:
+  """All files below a folder, on disk or in a bucket, in order."""
+  found = []
+  for path in folder.iterdir():
+    found += _files(path) if path.is_dir() else [path]
+  return sorted(found)
 
 
 def _seal(stored: dict) -> str:
@@ -63,7 +77,8 @@ class Checkpoints:
   """
 
   def __init__(self, directory: Path) -> None:
-    self._directory = directory.absolute()
+    bucket = in_bucket(directory)
+    self._directory = directory if bucket else directory.absolute()
     # Orbax logs each save and restore at INFO level through absl.
     logging.getLogger("absl").setLevel(logging.WARNING)
     self._manager = self._open()
@@ -82,7 +97,7 @@ class Checkpoints:
 
   def steps(self) -> list[int]:
     """Steps that have a complete checkpoint, ascending."""
-    return sorted(self._manager.all_steps())
+    return hosts.agree(sorted(self._manager.all_steps()))
 
   def save(self, step: int, arrays: Tree, meta: dict) -> None:
     """Writes one checkpoint; older ones beyond the last two are dropped.
@@ -102,6 +117,8 @@ class Checkpoints:
       "meta": json.loads(json.dumps(meta)),
     }
     stored["seal"] = _seal(stored)
+    self._check_hosts(step, stored["digest"])
+    flush()  # of log rows, which a checkpoint must not be ahead of
     saved = self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -114,12 +131,26 @@ class Checkpoints:
         f" are there, {self.steps()}."
       )
     self._manager.wait_until_finished()
-    if jax.process_index() == 0:
-      folder = self._directory / str(step)
-      write_json(folder / SUMS, _file_sums(folder))
+    folder = self._directory / str(step)
+    hosts.once(lambda: write_json(folder / SUMS, _file_sums(folder)))
+
+  def _check_hosts(self, step: int, digest: str) -> None:
+    """Stops before hosts that have come apart save half of a state each.
+
+    Raises:
+      RunError: naming such a host.
+    """
+    digests = hosts.every(digest)
+    other = [i for i, found in enumerate(digests) if found != digests[0]]
+    if other:
+      raise RunError(
+        f"host {other[0]} has other values than host 0 at step {step} of"
+        f" {self._directory}: their machines or programs differ; nothing was"
+        " saved."
+      )
 
   def restore(
-    self, like: Tree, sharding: jax.sharding.Sharding | None = None
+    self, like: Tree, sharding: Sharding | Tree | None = None
   ) -> tuple[int, Tree, dict] | None:
     """Loads the newest checkpoint that is whole.
 
@@ -128,7 +159,8 @@ class Checkpoints:
 
     Args:
       like: tree of arrays or shapes with the saved structure.
-      sharding: placement of the restored arrays; default the first device.
+      sharding: placement of the restored arrays, one for all or a tree of
+        them; default the first device, or every device of several hosts.
 
     Returns:
       `(step, arrays, meta)`, or None if there is no good checkpoint.
@@ -136,39 +168,61 @@ class Checkpoints:
     Raises:
       RunError: if a whole checkpoint holds other arrays than `like`.
     """
-    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = sharding or _everywhere()
+    if isinstance(sharding, Sharding):
+      sharding = jax.tree.map(lambda _: sharding, like)
     abstract = jax.tree.map(
-      lambda a: jax.ShapeDtypeStruct(np.shape(a), a.dtype, sharding=sharding),
+      lambda a, s: jax.ShapeDtypeStruct(np.shape(a), a.dtype, sharding=s),
       like,
+      sharding,
     )
     for step in reversed(self.steps()):
+      arrays, meta, damage = None, None, None
       try:
-        self._check_files(step)
-        stored = self._load(step, meta=ocp.args.JsonRestore())
-        if _seal(stored) != stored["seal"]:
-          raise ValueError("its description has been altered")
-        self._compare(step, stored["layout"], layout(abstract))
-        arrays = self._load(step, arrays=ocp.args.StandardRestore(abstract))
-        if digest(arrays) != stored["digest"]:
-          raise ValueError("the stored digest does not match the content")
+        arrays, meta = self._restored(step, abstract)
       except RunError:
         raise
       except Exception as error:  # any damage looks different to Orbax
-        self._set_aside(step, error)
+        if hosts.is_lost(error):
+          raise
+        reason = " ".join(str(error).split())[:200]
+        damage = f"{type(error).__name__}: {reason}"
+      if found := [d for d in hosts.every(damage) if d]:
+        self._set_aside(step, found[0])
         continue
-      return step, arrays, stored["meta"]
+      return step, arrays, meta
     return None
 
-  def _check_files(self, step: int) -> None:
+  def _restored(self, step: int, abstract: Tree) -> tuple[Tree, dict]:
+    """Arrays and description of one checkpoint; any error is damage."""
+    if fault := hosts.once(lambda: self._fault(step)):
+      raise ValueError(fault)
+    stored = self._load(step, meta=ocp.args.JsonRestore())
+    if _seal(stored) != stored["seal"]:
+      raise ValueError("its description has been altered")
+    self._compare(step, stored["layout"], layout(abstract))
+    arrays = self._load(step, arrays=ocp.args.StandardRestore(abstract))
+    if digest(arrays) != stored["digest"]:
+      raise ValueError("the stored digest does not match the content")
+    return arrays, stored["meta"]
+
+  def _fault(self, step: int) -> str:
     """Finds damage before Orbax does, whose readers fail late and loudly.
 
     A kill just after the commit leaves the sums out; the digest of the content
     then stands alone.
+
+    Returns:
+      What is wrong, empty for nothing.
     """
     folder = self._directory / str(step)
     sums = folder / SUMS
-    if sums.exists() and read_json(sums) != _file_sums(folder):
-      raise ValueError("files differ from their SHA-256 sums")
+    try:
+      if not sums.exists() or read_json(sums) == _file_sums(folder):
+        return ""
+    except ValueError as error:  # not even JSON
+      return str(error)
+    return "files differ from their SHA-256 sums"
 
   def _load(self, step: int, **item: Any) -> Any:
     loaded = self._manager.restore(step, args=ocp.args.Composite(**item))
@@ -187,16 +241,26 @@ class Checkpoints:
         " another work directory."
       )
 
-  def _set_aside(self, step: int, error: Exception) -> None:
-    reason = " ".join(str(error).split())[:200]
+  def _set_aside(self, step: int, damage: str) -> None:
     target = self._directory.with_name(
       f"{self._directory.name}-damaged-{step}-{time.time_ns()}"
     )
     log.warning(
-      "checkpoint %s is damaged (%s: %s); it was moved to %s and the one before"
-      " it is used.", self._directory / str(step), type(error).__name__,
-      reason, target.name,
+      "checkpoint %s is damaged (%s); it was moved to %s and the one before it"
+      " is used.", self._directory / str(step), damage, target.name,
     )  # fmt: skip
     self._manager.close()
-    (self._directory / str(step)).rename(target)
+
+    def move() -> None:
+      (self._directory / str(step)).rename(target)
+
+    hosts.once(move)
     self._manager = self._open()
+
+
+def _everywhere() -> Sharding:
+  """Copies on every device of several hosts, or the first device of one."""
+  if hosts.count() == 1:
+    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  mesh = jax.sharding.Mesh(np.array(jax.devices()), ("all",))
+  return jax.sharding.NamedSharding(mesh, jax.P())

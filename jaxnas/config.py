@@ -63,6 +63,10 @@ class DataConfig:
     split_seed: seed of the split, apart from the experiment's seed so that
       repetitions are judged on the same images.
     limit: keep at most this many training images (0 keeps all), for trials.
+    stream: whether training images are decoded while training goes on, instead
+      of being held on the device: `never`, `always`, or `auto`, if they take
+      more than `memory_gib`. The results are the same.
+    memory_gib: decoded images that a split may hold in memory, in GiB.
     augment: transforms of training images.
   """
 
@@ -71,6 +75,8 @@ class DataConfig:
   test: float = 0.2
   split_seed: int = 0
   limit: int = 0
+  stream: Literal["auto", "never", "always"] = "auto"
+  memory_gib: float = 4.0
   augment: AugmentConfig = AugmentConfig()
 
 
@@ -84,6 +90,10 @@ class NetConfig:
     bn_momentum: share of the old running statistics kept at each update.
     bn_affine: whether batch norm has scale and shift.
     bn_track: whether the supernet keeps running statistics.
+    bn_parts: equal parts of a training batch that batch norm measures apart. 1,
+      over the images of all devices, gives the same result on any number of
+      devices; `mesh.data` parts are the usual statistics of each replica, which
+      need no exchange between devices.
     remat: recompute each layer's inner activations in the backward pass.
   """
 
@@ -91,6 +101,7 @@ class NetConfig:
   bn_momentum: float = 0.9
   bn_affine: bool = True
   bn_track: bool = True
+  bn_parts: int = 1
   remat: bool = False
 
 
@@ -140,6 +151,8 @@ class TrainConfig:
   Attributes:
     epochs: passes over the training images.
     batch_size: images of one path's batch.
+    accumulate: parts of a batch that are computed in turn before the update;
+      each measures its own batch norm. More need less memory.
     sampler: `fair` (strict fairness), `spos` (one uniform path), `uniform-k`
       (`paths` independent uniform paths) or `ef-k` (one path held for `paths`
       successive updates); `auto` is the method's own.
@@ -163,6 +176,7 @@ class TrainConfig:
 
   epochs: int = 150
   batch_size: int = 256
+  accumulate: int = 1
   sampler: Literal["auto", "fair", "spos", "uniform-k", "ef-k"] = "auto"
   paths: int = 0
   pad_unequal: bool = False
@@ -424,6 +438,7 @@ class RetrainConfig:
     epochs: passes over the training images; 0 keeps the inherited weights as
       they are.
     batch_size: images of a batch.
+    accumulate: as of `train`.
     inherit: start from the supernet's weights instead of fresh ones.
     dropout: rate before the classifier; -1 takes the space's.
     label_smoothing: share of the target spread over all classes.
@@ -434,6 +449,7 @@ class RetrainConfig:
 
   epochs: int = 240
   batch_size: int = 128
+  accumulate: int = 1
   inherit: bool = False
   dropout: float = -1.0
   label_smoothing: float = 0.1
@@ -646,11 +662,16 @@ class MeshConfig:
 
   Attributes:
     data: devices along the batch; 0 takes all that `path` leaves.
-    path: devices along the paths of a step.
+    path: devices along the paths of a step; what has no paths spreads its
+      batch over both axes.
+    shard_weights: spread the large weights and their optimiser state over
+      `data` (fully sharded data parallelism), for supernets that do not fit on
+      every device. Checkpoints hold them whole.
   """
 
   data: int = 0
   path: int = 1
+  shard_weights: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

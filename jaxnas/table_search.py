@@ -24,7 +24,14 @@ from jaxnas.search import (
   single_best,
 )
 from jaxnas.tables import Table, load_table
-from jaxnas.writer import Progress, write_csv, write_json
+from jaxnas.writer import (
+  Progress,
+  as_folder,
+  is_file,
+  make_folder,
+  write_csv,
+  write_json,
+)
 
 # What a search without a config is: 200 evaluations of evolution (ours).
 DEFAULT = ExperimentConfig(
@@ -60,6 +67,7 @@ def search_table(
       the table lacks.
   """
   if workdir is not None:
+    workdir = as_folder(workdir)
     _check_new(workdir)
   table = load_table(path)
   budget = Budget.parse(config.budget, table.costs, table.space)
@@ -169,17 +177,12 @@ def _searcher(config: ExperimentConfig, table: Table, budget: Budget):
 
 
 def _check_new(workdir: Path) -> None:
-  if (workdir / "config.json").exists():
+  if is_file(workdir / "config.json"):
     raise UserError(
       f"{workdir} already holds a run; a search of a table takes seconds and"
       " is not resumed: use another --workdir."
     )
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(
-      f"work directory {workdir} cannot be made: {error.strerror}."
-    ) from error
+  make_folder(workdir)
 
 
 def _write(workdir, config, table, archs, result) -> None:

@@ -1,4 +1,8 @@
-"""Files of a work directory, progress and messages: small, atomic, readable."""
+"""Files of a work directory, progress and messages: small, atomic, readable.
+
+With several hosts, host 0 writes the files and reads them for all, see
+`hosts.once`. A work directory may be a bucket, `gs://BUCKET/DIR`.
+"""
 
 import csv
 import io
@@ -6,15 +10,122 @@ import json
 import logging
 import math
 import os
+import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from jaxnas import hosts
+from jaxnas.errors import UserError
+
 log = logging.getLogger("jaxnas")
+
+T = TypeVar("T")
+
+
+def as_folder(text: str | Path) -> Path:
+  """The path of a folder, on disk or in a bucket.
+
+  Args:
+    text: such as `runs/a` or `gs://BUCKET/DIR`.
+
+  Returns:
+    A `pathlib.Path`, or what behaves like one for a bucket.
+
+  Raises:
+    UserError: for another kind of place, or without the extra `gcs`.
+  """
+  if "://" not in str(text):
+    return Path(text)
+  if not str(text).startswith("gs://"):
+    raise UserError(
+      f"{str(text)!r} is no work directory; legal: a folder, or"
+      " gs://BUCKET/DIR."
+    )
+  from etils import epath
+
+  folder = epath.Path(text)
+  try:
+    folder.exists()
+  except ImportError as error:
+    raise UserError(
+      f"work directory {text} is in a bucket, which needs the extra gcs: pip"
+      " install 'jaxnas[gcs]'."
+    ) from error
+  except Exception as error:  # every library of buckets has its own
+    reason = " ".join(str(error).split())[:200]
+    raise UserError(
+      f"work directory {text} cannot be reached ({type(error).__name__}:"
+      f" {reason})."
+    ) from error
+  return folder
+
+
+def in_bucket(path: Path) -> bool:
+  """Whether a path is in a bucket: whole objects, none of them appended to."""
+  return "://" in str(path)
+
+
+def make_folder(path: Path) -> None:
+  """Makes a folder, if it is missing; buckets have none.
+
+  Raises:
+    UserError: if it cannot be made.
+  """
+
+  def make() -> None:
+    if in_bucket(path):
+      return
+    try:
+      path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise UserError(
+        f"work directory {path} cannot be made: {error.strerror}."
+      ) from error
+
+  hosts.once(make)
+
+
+def remove_folder(path: Path) -> None:
+  """Removes a folder and all that is in it, if it is there."""
+  if in_bucket(path):
+    hosts.once(lambda: path.rmtree(missing_ok=True))
+  else:
+    hosts.once(lambda: shutil.rmtree(path, ignore_errors=True))
+
+
+def through_disk(folder: Path, write: Callable[[Path], T]) -> T:
+  """Fills a folder by a function that needs one on disk.
+
+  Args:
+    folder: on disk or in a bucket.
+    write: given a folder, puts files into it.
+
+  Returns:
+    What `write` returns.
+  """
+  if not in_bucket(folder):
+    return write(folder)
+  with tempfile.TemporaryDirectory() as local:
+    found = write(Path(local))
+    for file in sorted(Path(local).iterdir()):
+      write_atomic(folder / file.name, file.read_bytes())
+  return found
+
+
+def is_file(path: Path) -> bool:
+  """Whether a file is there, as host 0 sees it."""
+  return hosts.once(path.is_file)
+
+
+def is_folder(path: Path) -> bool:
+  """Whether a folder is there, as host 0 sees it."""
+  return hosts.once(path.is_dir)
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -24,8 +135,14 @@ def write_atomic(path: Path, data: str | bytes) -> None:
     path: the file; its folder must exist.
     data: text (UTF-8) or bytes.
   """
-  temporary = path.with_name(f".{path.name}.tmp")
+  if not hosts.is_writer():
+    return
   raw = data.encode() if isinstance(data, str) else data
+  if in_bucket(path):  # an object appears when it is whole
+    flush()
+    path.write_bytes(raw)
+    return
+  temporary = path.with_name(f".{path.name}.tmp")
   try:
     with open(temporary, "wb") as file:
       file.write(raw)
@@ -59,7 +176,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
   """Reads a JSON file."""
-  return json.loads(path.read_text())
+  return hosts.once(lambda: json.loads(path.read_text()))
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -73,6 +190,12 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
   write_atomic(path, text.getvalue())
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+  """Reads what `write_csv` wrote, as text."""
+  text = hosts.once(path.read_bytes).decode()
+  return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
   """Writes arrays of numbers as one compressed `.npz`."""
   data = io.BytesIO()
@@ -82,8 +205,30 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
   """Reads what `write_arrays` wrote; runs no code from the file."""
-  with np.load(path, allow_pickle=False) as file:
+  data = io.BytesIO(hosts.once(path.read_bytes))
+  with np.load(data, allow_pickle=False) as file:
     return dict(file)
+
+
+def append(path: Path, text: str) -> None:
+  """Appends whole lines to a file, which a kill may leave without the last."""
+  if not hosts.is_writer():
+    return
+  if in_bucket(path):
+    old = path.read_text() if path.exists() else ""
+    path.write_text(old + text)
+    return
+  with open(path, "a") as file:
+    file.write(text)
+
+
+def read_lines(path: Path) -> list[str]:
+  """Lines of a text file; none if it is not there."""
+  return hosts.once(lambda: _lines(path))
+
+
+def _lines(path: Path) -> list[str]:
+  return path.read_text().splitlines() if path.exists() else []
 
 
 class Journal:
@@ -91,22 +236,29 @@ class Journal:
 
   Rows carry `stage` and `step` (or `round`). After a resume, rows past the
   restored step are dropped first, so that a killed run's file ends equal to an
-  undisturbed one's.
+  undisturbed one's. Objects of a bucket cannot be appended to: there rows are
+  written some at a time (`flush`), and TensorBoard is left out.
   """
+
+  INTERVAL = 30.0  # seconds between two writes into a bucket
 
   def __init__(self, path: Path) -> None:
     self._path = path
-    self._board = None
+    self._board = False if in_bucket(path) else None
+    self._pending, self._flushed = "", time.monotonic()
 
   def rows(self) -> list[dict]:
     """All rows so far; a half-written last line is ignored."""
+    return hosts.once(self._rows)
+
+  def _rows(self) -> list[dict]:
+    self.flush()
     rows = []
-    if self._path.exists():
-      for line in self._path.read_text().splitlines():
-        try:
-          rows.append(json.loads(line))
-        except json.JSONDecodeError:
-          break
+    for line in _lines(self._path):
+      try:
+        rows.append(json.loads(line))
+      except json.JSONDecodeError:
+        break
     return rows
 
   def rewind(
@@ -118,7 +270,8 @@ class Journal:
       ours = row["stage"] == stage and only.items() <= row.items()
       return ours and row.get(unit, 0) > step
 
-    self._replace([r for r in self.rows() if not dropped(r)])
+    if hosts.is_writer():
+      self._replace([r for r in self._rows() if not dropped(r)])
 
   def _replace(self, rows: list[dict]) -> None:
     text = "".join(to_json(r) + "\n" for r in rows)
@@ -134,16 +287,30 @@ class Journal:
       **values: plain numbers; one of them is named by `unit`. NaN and
         infinities are written as null.
     """
+    if not hosts.is_writer():
+      return
     line = to_json({"stage": stage, **values}) + "\n"
+    if in_bucket(self._path):
+      self._pending += line
+      _waiting.add(self)
+      if time.monotonic() - self._flushed > self.INTERVAL:
+        self.flush()
+      return
     if not self._ends_whole():
-      self._replace(self.rows())
-    with open(self._path, "a") as file:
-      file.write(line)
+      self._replace(self._rows())
+    append(self._path, line)
     board = self._tensorboard()
     if board:
       for name, value in values.items():
         if name != unit and isinstance(value, int | float):
           board.add_scalar(f"{stage}/{name}", value, values[unit])
+
+  def flush(self) -> None:
+    """Writes the rows that wait, in a bucket."""
+    if self._pending:
+      append(self._path, self._pending)
+    self._pending, self._flushed = "", time.monotonic()
+    _waiting.discard(self)
 
   def _ends_whole(self) -> bool:
     """Whether the last line is complete; a killed run may leave half of it."""
@@ -164,6 +331,18 @@ class Journal:
     return self._board
 
 
+_waiting: set[Journal] = set()
+
+
+def flush() -> None:
+  """Writes the rows of all journals; before anything that is to follow them.
+
+  So a checkpoint, or a result, is never ahead of the rows that led to it.
+  """
+  for journal in tuple(_waiting):
+    journal.flush()
+
+
 class Progress:
   """A bar with time left on a terminal, a line now and then elsewhere.
 
@@ -181,7 +360,7 @@ class Progress:
     self._bar = None
 
   def __enter__(self) -> "Progress":
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and hosts.is_writer():
       from tqdm import tqdm
 
       self._bar = tqdm(

@@ -9,12 +9,13 @@ import pytest
 FLOORS = {
   "errors": 0, "arch": 0,
   "config": 1, "checkpoint": 1, "sharding": 1, "writer": 1,
-  "memory": 1, "compilations": 1,
+  "memory": 1, "compilations": 1, "profiling": 1, "hosts": 1, "watch": 1,
   "spaces": 1, "costs": 1,
   "nets": 2, "data": 2, "predictors": 2, "tables": 2,
   "training": 3, "scoring": 3, "search": 3,
   "methods": 4, "report": 4, "bench": 4,
   "experiment": 5, "table_search": 5, "catalogue": 5, "compare": 5,
+  "prepare": 5, "estimate": 5,
   "cli": 6, "printing": 6, "__main__": 6,
 }  # fmt: skip
 
@@ -27,6 +28,9 @@ SIDEWAYS = {
     "spaces",
     "config",
   ),  # get_space("file.py") loads a user's file as configs do
+  ("hosts", "watch"),  # hosts that work together look after each other
+  ("writer", "hosts"),  # host 0 writes, and tells what it reads
+  ("checkpoint", "hosts"),  # hosts agree on the checkpoint that they restore
   ("checkpoint", "writer"),  # the sums of a checkpoint are written atomically
   ("sharding", "config"),  # MeshConfig describes the mesh that it builds
   ("compare", "experiment"),  # each arm is an ordinary experiment
@@ -41,6 +45,7 @@ NEVER = {"search": {"nets", "training", "scoring", "data"}}
 # Dependencies that only one place may know; None allows no place at all.
 WRAPPED = {
   "orbax": "checkpoint",  # its API moves under us at 1.0
+  "grain": "data",  # an extra
   "jraph": "predictors",  # unmaintained
   "torch": None,
   "tests": None,
@@ -49,6 +54,7 @@ WRAPPED = {
 
 MAX_LINES = 400
 LONG = {
+  "cli.py": "the flags of every command, as its help shows them",
   "config.py": "one schema of every option, and how to set one",
   "experiment/paths.py": "the only composer: all stages in reading order",
   "search/segments.py": "one searcher: all phases in reading order",

@@ -11,7 +11,12 @@ import pytest
 from PIL import Image
 
 from jaxnas import cli, printing
-from jaxnas.bench.options import KernelOptions, ScoreOptions, TrainOptions
+from jaxnas.bench.options import (
+  InputOptions,
+  KernelOptions,
+  ScoreOptions,
+  TrainOptions,
+)
 from jaxnas.catalogue import read_archs
 from jaxnas.cli import main
 from jaxnas.config import load_config, override, to_json
@@ -179,7 +184,7 @@ def test_help_names_every_flag_and_says_what_it_does(verb, capsys):
   text = capsys.readouterr().out
   for field in dataclasses.fields(VERBS[verb]):
     name = {"config": "CONFIG", "what": "{spaces"}.get(
-      field.name, f"--{field.name}"
+      field.name, f"--{field.name.replace('_', '-')}"
     )
     assert name in text
   summary = VERBS[verb].__doc__.split()
@@ -192,6 +197,7 @@ def test_help_names_every_flag_and_says_what_it_does(verb, capsys):
     ("score", ScoreOptions),
     ("train", TrainOptions),
     ("kernels", KernelOptions),
+    ("input", InputOptions),
   ],
 )
 def test_help_of_the_benchmarks(what, options, capsys):
@@ -208,7 +214,7 @@ def test_help_lists_every_verb(capsys):
   with pytest.raises(SystemExit):
     main(["--help"])
   text = capsys.readouterr().out
-  for verb in (*VERBS, "bench"):
+  for verb in (*VERBS, "bench", "prepare"):
     assert verb in text
 
 

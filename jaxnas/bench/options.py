@@ -170,6 +170,28 @@ class ProfileOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
+class InputOptions(Options):
+  """Images per second of the stream beside those of a training step.
+
+  The stream decodes batches as a training would take them, for a number of
+  threads each; the step is the strict-fair one on images in memory. A stream
+  keeps up if its ratio to the step is above 1.
+  """
+
+  data: str | None = None
+  """Source of images such as `tfds:NAME@DIR`; default smooth seeded noise,
+  prepared as JPEG files of the space's size."""
+  batch_size: int = 128
+  """Images of a batch."""
+  threads: tuple[int, ...] = ()
+  """Threads that decode; default 1, 2, 4, ... up to one for each core."""
+  batches: int = 20
+  """Batches of a timed round of the stream."""
+  repeats: int = 3
+  """Timed rounds; each arm takes one turn in each."""
+
+
+@dataclasses.dataclass(frozen=True)
 class PredictOptions:
   """Sub-archs per second: every predictor over all of one segment.
 

@@ -83,7 +83,7 @@ def bench_train(options: TrainOptions) -> dict:
 
 
 @dataclasses.dataclass
-class _Arm:
+class Arm:
   """One way to take the step, with a training state of its own."""
 
   step: Callable
@@ -105,7 +105,7 @@ def _compare(workload: Workload, size: int, k: int, o: TrainOptions) -> dict:
   """One row: both arms at one batch size."""
   log.info("bench train: batch of %d", size)
   arms = {
-    name: _make_arm(workload, size, flight) for name, flight in ARMS.items()
+    name: make_arm(workload, size, flight) for name, flight in ARMS.items()
   }
   found, first = {}, {}
   for name, arm in arms.items():
@@ -134,7 +134,14 @@ def _compare(workload: Workload, size: int, k: int, o: TrainOptions) -> dict:
   }
 
 
-def _make_arm(workload: Workload, size: int, flight: int) -> _Arm:
+def make_arm(workload: Workload, size: int, flight: int) -> Arm:
+  """The strict-fair step on the first training images.
+
+  Args:
+    workload: with at least `size` training images, in memory.
+    size: images of a path's batch.
+    flight: `train.paths_in_flight`.
+  """
   space, data = workload.space, workload.data
   placement = make_placement()
   images, labels = placement.put((data.train.images, data.train.labels))
@@ -152,10 +159,10 @@ def _make_arm(workload: Workload, size: int, flight: int) -> _Arm:
     return placement.put(init_state(variables, tx, space.n_choices))
 
   key = jax.random.key(workload.seed)
-  return _Arm(step, fresh, key, np.arange(size, dtype=np.int32))
+  return Arm(step, fresh, key, np.arange(size, dtype=np.int32))
 
 
-def _difference(found: dict, arms: dict[str, _Arm], tolerance: float) -> dict:
+def _difference(found: dict, arms: dict[str, Arm], tolerance: float) -> dict:
   """Loss, gradient norm and new weights after the first step of both arms."""
   routed, serial = found["routed"], found["serial"]
   relative = max(abs(routed[m] - serial[m]) / abs(serial[m]) for m in serial)

@@ -1,12 +1,15 @@
 """Reader of class folders of image files: `folder:PATH`."""
 
 import os
+from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from jaxnas.data.facts import short_digest
+from jaxnas.data.lazy import LazyImages
 from jaxnas.data.records import Records, Split
 from jaxnas.errors import UserError
 
@@ -21,11 +24,21 @@ _GREY_MODES = ("1", "L", "LA", "La")
 def read_folder(path: str, image_size: int) -> Records:
   """Reads `PATH/CLASS/*.png`, or `PATH/{train,val,test}/CLASS/*.png`.
 
+  Arguments and errors as of `open_folder`; all images are decoded.
+  """
+  return open_folder(path, image_size).loaded()
+
+
+def open_folder(path: str, image_size: int) -> Records:
+  """Opens `PATH/CLASS/*.png`, or `PATH/{train,val,test}/CLASS/*.png`.
+
   Class names are the folder names in sorted order. Files are found at any
   depth under a class; hidden ones and those without an image suffix are
   skipped. Images are turned as their EXIF tag says, the shorter side is resized
   (bilinear, antialiased) to `image_size`, and the centre is cropped. The result
   is grey if every image is grey, otherwise RGB; transparency is dropped.
+
+  Only the headers of the files are read. The digests are of names and sizes.
 
   Args:
     path: the folder.
@@ -33,7 +46,8 @@ def read_folder(path: str, image_size: int) -> Records:
 
   Raises:
     UserError: for a missing folder, fewer than two classes, a class without
-      images, or an image that cannot be decoded; it names the place.
+      images, or an image that cannot be decoded; it names the place. What is
+      behind a header is found out when the image is decoded.
   """
   if not path:
     raise UserError("data source 'folder' needs a folder; write folder:PATH.")
@@ -50,12 +64,35 @@ def read_folder(path: str, image_size: int) -> Records:
   files, labels = {}, {}
   for split, folder in splits.items():
     files[split], labels[split] = _list_files(folder, names)
-  images = _decode_all([f for fs in files.values() for f in fs], image_size)
-  found, start = {}, 0
-  for split, label in labels.items():
-    found[split] = Split(images[start : start + len(label)], label)
-    start += len(label)
+  every = [f for fs in files.values() for f in fs]
+  channels = 1 if all(_in_threads(_is_grey, every)) else 3
+  shape = (image_size, image_size, channels)
+  found = {
+    split: Split(_images(files[split], root, shape), labels[split])
+    for split in splits
+  }
   return Records(class_names=names, **found)
+
+
+def _images(
+  files: list[Path], root: Path, shape: tuple[int, int, int]
+) -> LazyImages:
+  def decode(row: int) -> np.ndarray:
+    image = _decode(files[row], shape[0])
+    wide = image if image.ndim == 3 else image[..., None]
+    return np.broadcast_to(wide, shape)
+
+  def digest(file: Path) -> int:
+    name = file.relative_to(root).as_posix()
+    return short_digest(f"{name} {file.stat().st_size}".encode())
+
+  digests = np.array(_in_threads(digest, files), np.uint64)
+  return LazyImages(decode, shape, np.arange(len(files)), digests)
+
+
+def _in_threads(function: Callable, files: list[Path]) -> list:
+  with futures.ThreadPoolExecutor() as pool:
+    return list(pool.map(function, files))
 
 
 def fit_image(image: Image.Image, size: int) -> np.ndarray:
@@ -137,16 +174,13 @@ def _image_files(folder: Path) -> list[Path]:
   return sorted(f for f in files if f.suffix.lower() in SUFFIXES)
 
 
-def _decode_all(files: list[Path], size: int) -> np.ndarray:
-  """Decodes files in order: `uint8[n, size, size, 1 or 3]`."""
-  # Pillow releases the interpreter lock while it decodes and resizes.
-  with futures.ThreadPoolExecutor() as pool:
-    images = list(pool.map(lambda file: _decode(file, size), files))
-  channels = 1 if all(i.ndim == 2 for i in images) else 3
-  stacked = np.empty((len(images), size, size, channels), np.uint8)
-  for row, image in zip(stacked, images, strict=True):
-    row[...] = image if image.ndim == 3 else image[..., None]
-  return stacked
+def _is_grey(file: Path) -> bool:
+  """Whether the image will be decoded as grey, from the file's header."""
+  try:
+    with Image.open(file) as image:
+      return image.mode in _GREY_MODES or image.mode.startswith("I")
+  except Exception as error:
+    raise _unreadable(file, error) from error
 
 
 def _decode(file: Path, size: int) -> np.ndarray:
@@ -159,10 +193,14 @@ def _decode(file: Path, size: int) -> np.ndarray:
         image = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
       grey = image.mode in _GREY_MODES
       return fit_image(image.convert("L" if grey else "RGB"), size)
+  except Exception as error:
+    raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> UserError:
   # Decoders raise nearly anything on damaged bytes (OSError, SyntaxError,
   # struct.error, ...); the user needs the file's name in every case.
-  except Exception as error:
-    reason = str(error).rstrip(".") or type(error).__name__
-    raise UserError(
-      f"data source 'folder': {str(file)!r} is not a readable image ({reason})."
-    ) from error
+  reason = str(error).rstrip(".") or type(error).__name__
+  return UserError(
+    f"data source 'folder': {str(file)!r} is not a readable image ({reason})."
+  )

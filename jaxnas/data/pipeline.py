@@ -6,7 +6,7 @@ indices are global; on several hosts each takes its slice of the last axis.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -91,6 +91,25 @@ class Batches:
     if self.copies is None:
       return taken.copy()
     return taken.reshape(self.copies, self.batch_size).copy()
+
+  def inputs(self, first: int, last: int) -> Iterator[np.ndarray]:
+    """What the steps from `first` up to but not `last` take: their indices."""
+    return map(self.indices, range(first, last))
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+  """A stream given by a function of the step.
+
+  Attributes:
+    indices: as of `Batches`.
+  """
+
+  indices: Callable[[int], np.ndarray]
+
+  def inputs(self, first: int, last: int) -> Iterator[np.ndarray]:
+    """As of `Batches`."""
+    return map(self.indices, range(first, last))
 
 
 def eval_batches(

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from jaxnas.data.lazy import LazyImages
 from jaxnas.errors import UserError
 
 
@@ -12,11 +13,11 @@ class Split:
   """Images with their labels.
 
   Attributes:
-    images: `uint8[n, H, W, C]`.
+    images: `uint8[n, H, W, C]`; lazy ones are decoded when they are indexed.
     labels: `int32[n]`.
   """
 
-  images: np.ndarray
+  images: np.ndarray | LazyImages
   labels: np.ndarray
 
   def __len__(self) -> int:
@@ -24,7 +25,24 @@ class Split:
 
   def take(self, indices: np.ndarray) -> "Split":
     """Returns the images and labels at `indices`, in their order."""
-    return Split(self.images[indices], self.labels[indices])
+    lazy = isinstance(self.images, LazyImages)
+    images = self.images.select(indices) if lazy else self.images[indices]
+    return Split(images, self.labels[indices])
+
+  def read(self, indices: np.ndarray) -> np.ndarray:
+    """Decodes the images at `indices`, in the calling thread.
+
+    Returns:
+      `uint8[..., H, W, C]`, with the leading axes of `indices`.
+    """
+    lazy = isinstance(self.images, LazyImages)
+    return self.images.read(indices) if lazy else self.images[indices]
+
+  def loaded(self) -> "Split":
+    """The same with all images decoded and held in memory."""
+    if isinstance(self.images, LazyImages):
+      return Split(self.images[:], self.labels)
+    return self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +61,18 @@ class Records:
   validation: Split | None = None
   test: Split | None = None
   class_names: tuple[str, ...] | None = None
+
+  @property
+  def parts(self) -> dict[str, Split]:
+    """The splits that the source has."""
+    every = ("train", "validation", "test")
+    found = {name: getattr(self, name) for name in every}
+    return {name: part for name, part in found.items() if part is not None}
+
+  def loaded(self) -> "Records":
+    """The same with all images decoded and held in memory."""
+    parts = {name: part.loaded() for name, part in self.parts.items()}
+    return Records(class_names=self.class_names, **parts)
 
 
 def as_split(images: np.ndarray, labels: np.ndarray, where: str) -> Split:
@@ -76,10 +106,11 @@ def as_split(images: np.ndarray, labels: np.ndarray, where: str) -> Split:
     raise UserError(
       f"{where}: labels have type {labels.dtype}; legal: integers."
     )
-  return Split(_as_uint8(images, where), labels.astype(np.int32))
+  return Split(as_uint8(images, where), labels.astype(np.int32))
 
 
-def _as_uint8(images: np.ndarray, where: str) -> np.ndarray:
+def as_uint8(images: np.ndarray, where: str) -> np.ndarray:
+  """Brings uint8, or float in 0..1, to uint8; errors as of `as_split`."""
   if images.dtype == np.uint8:
     return images
   if not np.issubdtype(images.dtype, np.floating):

@@ -1,23 +1,22 @@
 """From `DataConfig` to three checked, disjoint splits."""
 
 import dataclasses
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
 from jaxnas.config import DataConfig
 from jaxnas.data.arrays import read_idx, read_npz
-from jaxnas.data.folder import read_folder
+from jaxnas.data.facts import fingerprint, moments
+from jaxnas.data.folder import open_folder, read_folder
 from jaxnas.data.records import Records, Split, as_split
 from jaxnas.data.split import held_out_count, stratified
-from jaxnas.data.tfds_source import read_tfds
+from jaxnas.data.stream import check_streaming
+from jaxnas.data.tfds_source import open_tfds, read_tfds
 from jaxnas.errors import UserError, unknown
 
-# Channels that hardly vary would blow up when divided by their deviation; one
-# grey level is the least that uint8 images resolve.
-STD_FLOOR = 1 / 255
+GIB = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +31,11 @@ class Dataset:
     test: images read once, at the end.
     class_names: one name for each label, in the order of the labels.
     mean: `float32[C]`, of the training images scaled to 0..1.
-    std: `float32[C]`, likewise, at least `STD_FLOOR`.
+    std: `float32[C]`, likewise, at least `facts.STD_FLOOR`.
     fingerprint: 16 hexadecimal digits of a SHA-256 over the three splits.
     source: `DataConfig.source`.
+    streamed: whether training images are read while training goes on, instead
+      of being held on the device.
   """
 
   train: Split
@@ -45,6 +46,7 @@ class Dataset:
   std: np.ndarray
   fingerprint: str
   source: str
+  streamed: bool = False
 
   @property
   def n_classes(self) -> int:
@@ -111,6 +113,12 @@ SOURCES: dict[str, Callable[[str, int], Records]] = {
   "tfds": read_tfds,
 }
 
+# Those that can leave the images where they are, until they are needed.
+OPENERS: dict[str, Callable[[str, int], Records]] = {
+  "folder": open_folder,
+  "tfds": open_tfds,
+}
+
 
 def load(config: DataConfig, image_size: int) -> Dataset:
   """Reads a source, checks it and draws the splits it does not have.
@@ -124,8 +132,8 @@ def load(config: DataConfig, image_size: int) -> Dataset:
       and photographs are resized to it; arrays must have it already.
 
   Raises:
-    UserError: for an unknown source, unreadable data, or a split that cannot
-      be drawn.
+    UserError: for an unknown source, unreadable data, a split that cannot be
+      drawn, or images to stream without the extra that does it.
   """
   scheme, _, argument = config.source.partition(":")
   if scheme not in SOURCES:
@@ -135,10 +143,25 @@ def load(config: DataConfig, image_size: int) -> Dataset:
     raise UserError(
       f"data.{name} is {getattr(config, name)}; legal: 0 or more."
     )
-  records = SOURCES[scheme](argument, image_size)
+  if not config.memory_gib > 0:
+    raise UserError(f"data.memory_gib is {config.memory_gib}; legal: above 0.")
+  records = _read(config, scheme, argument, image_size)
   _check_images(records, config.source, image_size)
   names = _class_names(records, config.source)
   train, validation, test = _three_way(records, config)
+
+  def fits(split: Split) -> bool:
+    return split.images.nbytes <= config.memory_gib * GIB
+
+  streamed = config.stream == "always" or (
+    config.stream == "auto" and not fits(train)
+  )
+  if streamed:
+    check_streaming(train.images.nbytes / GIB, config)
+  else:
+    train = train.loaded()
+  if fits(validation):  # read again and again, unlike the test images
+    validation = validation.loaded()
   mean, std = moments(train.images)
   return Dataset(
     train=train,
@@ -149,58 +172,26 @@ def load(config: DataConfig, image_size: int) -> Dataset:
     std=std,
     fingerprint=fingerprint((train, validation, test)),
     source=config.source,
+    streamed=streamed,
   )
 
 
-def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Mean and standard deviation of each channel, of images scaled to 0..1.
-
-  Exact up to the last rounding: computed from counts of the 256 values, which
-  also spares a float copy of the images.
-
-  Args:
-    images: `uint8[n, H, W, C]`.
-
-  Returns:
-    `mean` and `std` (at least `STD_FLOOR`), `float32[C]` each.
-  """
-  values = np.arange(256) / 255
-  mean, std = [], []
-  for c in range(images.shape[-1]):
-    # In blocks, because bincount widens its input to eight bytes.
-    counts = sum(
-      np.bincount(images[i : i + 1024, ..., c].ravel(), minlength=256)
-      for i in range(0, len(images), 1024)
-    )
-    weights = counts / counts.sum()
-    mean.append(weights @ values)
-    std.append(np.sqrt(weights @ (values - mean[-1]) ** 2))
-  floored = np.maximum(std, STD_FLOOR)
-  return np.array(mean, np.float32), floored.astype(np.float32)
-
-
-def fingerprint(splits: Iterable[Split]) -> str:
-  """Sixteen hexadecimal digits of a SHA-256 over all bytes of the splits."""
-  digest = hashlib.sha256()
-  for split in splits:
-    digest.update(repr(split.images.shape).encode())
-    digest.update(np.ascontiguousarray(split.images))
-    digest.update(np.ascontiguousarray(split.labels, "<i4"))
-  return digest.hexdigest()[:16]
-
-
-def _parts(records: Records) -> dict[str, Split]:
-  parts = {
-    "train": records.train,
-    "validation": records.validation,
-    "test": records.test,
-  }
-  return {name: part for name, part in parts.items() if part is not None}
+def _read(
+  config: DataConfig, scheme: str, argument: str, image_size: int
+) -> Records:
+  """Reads a source, or only opens it if its images may not fit in memory."""
+  if config.stream == "never" or scheme not in OPENERS:
+    return SOURCES[scheme](argument, image_size)
+  records = OPENERS[scheme](argument, image_size)
+  size = records.train.images.nbytes
+  if config.stream == "auto" and size <= config.memory_gib * GIB:
+    return records.loaded()
+  return records
 
 
 def _check_images(records: Records, source: str, image_size: int) -> None:
   first = records.train.images.shape[1:]
-  for name, part in _parts(records).items():
+  for name, part in records.parts.items():
     shape = part.images.shape[1:]
     if shape[0] != shape[1]:
       raise UserError(
@@ -221,7 +212,7 @@ def _check_images(records: Records, source: str, image_size: int) -> None:
 
 
 def _class_names(records: Records, source: str) -> tuple[str, ...]:
-  labels = np.concatenate([p.labels for p in _parts(records).values()])
+  labels = np.concatenate([p.labels for p in records.parts.values()])
   present = np.unique(labels)
   names = records.class_names
   n = len(names) if names else len(present)

@@ -13,12 +13,19 @@ from jaxnas.compilations import Compilations
 from jaxnas.config import ExperimentConfig, to_json
 from jaxnas.errors import UserError
 from jaxnas.experiment.claim import begin, check_claim, check_images
+from jaxnas.hosts import once
 from jaxnas.memory import keep_freed_memory
 from jaxnas.methods import Setup, get_method, origin_of
 from jaxnas.nets import Variables, export_network
 from jaxnas.nets.export import Network
 from jaxnas.report import report as write_report
-from jaxnas.writer import read_json, write_json
+from jaxnas.writer import (
+  as_folder,
+  is_file,
+  read_json,
+  through_disk,
+  write_json,
+)
 
 log = logging.getLogger("jaxnas")
 
@@ -46,7 +53,7 @@ class Experiment(abc.ABC):
 
   def __init__(self, config: ExperimentConfig, workdir: Path) -> None:
     keep_freed_memory()
-    self.config, self.workdir = config, Path(workdir)
+    self.config, self.workdir = config, as_folder(workdir)
     self.method = get_method(config.method)
     check_claim(self.workdir, config)
     self.setup = self._make_setup()
@@ -155,7 +162,7 @@ class Experiment(abc.ABC):
     text = self.setup.space.to_string(winner)
     path = self.workdir / "retrain.json"
     judge, seconds = self._retrained(winner)
-    if path.is_file() and (done := read_json(path))["arch"] == text:
+    if is_file(path) and (done := read_json(path))["arch"] == text:
       self._record("retrain", seconds)  # the test split is read once only
       return {"stage": "retrain", **done}
     origin = origin_of(self.config.retrain)
@@ -179,16 +186,20 @@ class Experiment(abc.ABC):
     winner = self._winner()
     if weights == "inherited":
       network, variables = self._inherited(winner)
-    elif not (self.workdir / "retrain.json").is_file():
+    elif not is_file(self.workdir / "retrain.json"):
       raise self._missing("retrained network", "retrain")
     else:
       # Its checkpoint, or the rest of the same training if that is damaged.
       network, variables = self._delivered(winner)
     folder = "export" if weights == "retrained" else "export_inherited"
-    gap = export_network(
-      self.workdir / folder, network, variables, data.mean, data.std,
-      data.class_names, data.validation.images[:16], self._origin(winner),
-    )  # fmt: skip
+
+    def write(place: Path) -> float:
+      return export_network(
+        place, network, variables, data.mean, data.std, data.class_names,
+        data.validation.images[:16], self._origin(winner),
+      )  # fmt: skip
+
+    gap = once(lambda: through_disk(self.workdir / folder, write))
     self._record("export", time.monotonic() - start)
     return {
       "stage": "export",
@@ -281,7 +292,7 @@ class Experiment(abc.ABC):
 
   def _winner(self) -> np.ndarray:
     path = self.workdir / "search.json"
-    if not path.is_file():
+    if not is_file(path):
       raise self._missing("finished search", "search")
     return self.setup.space.from_string(read_json(path)["arch"])
 
@@ -294,19 +305,19 @@ class Experiment(abc.ABC):
   def _record(self, stage: str, seconds: float) -> None:
     """Notes a stage's time and rewrites `result.json`."""
     path = self.workdir / "seconds.json"
-    times = read_json(path) if path.is_file() else {}
+    times = read_json(path) if is_file(path) else {}
     times[stage] = round(seconds, 3)
     times["compile"] = round(
       times.get("compile", 0) + self._compiling.take(), 3
     )
     write_json(path, times)
-    if (self.workdir / "search.json").is_file():
+    if is_file(self.workdir / "search.json"):
       self._write_result(times)
 
   def _write_result(self, times: dict[str, float]) -> None:
     found = read_json(self.workdir / "search.json")
     path = self.workdir / "retrain.json"
-    trained = read_json(path) if path.is_file() else {}
+    trained = read_json(path) if is_file(path) else {}
     if trained.get("arch") != found["arch"]:
       trained = {}
     write_json(

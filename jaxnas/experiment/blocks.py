@@ -47,9 +47,10 @@ from jaxnas.methods import (
   write_blocks,
 )
 from jaxnas.nets import GraphNetwork, Variables
+from jaxnas.profiling import call_again
 from jaxnas.scoring import compare_rankings
 from jaxnas.spaces import nsc
-from jaxnas.writer import read_json, write_json
+from jaxnas.writer import is_file, read_json, write_json
 
 log = logging.getLogger("jaxnas")
 
@@ -259,7 +260,8 @@ class BlockExperiment(Experiment):
     self._claimed()
     variables = load_interpreter(setup) if self._interprets else None
     objective = BlockObjective(setup, expert_guide(setup), variables)
-    metrics = objective(setup.space.canonical(archs))
+    canonical = setup.space.canonical(archs)
+    metrics = call_again("score", objective.evaluate, canonical)
     return {
       "bn_mode": self.config.score.bn_mode if self._interprets else None,
       "images": len(setup.data.validation),
@@ -302,7 +304,7 @@ class BlockExperiment(Experiment):
 
   def _claimed(self) -> None:
     """Refuses a directory that `train` has not begun."""
-    if not (self.workdir / "config.json").is_file():
+    if not is_file(self.workdir / "config.json"):
       raise self._missing("run of this config", "train")
 
   def _result(self, row: dict, state: dict, best: np.ndarray) -> dict:

@@ -17,7 +17,7 @@ from jaxnas.methods import (
 )
 from jaxnas.nets import PlainNetwork, Variables
 from jaxnas.search import parse_objective
-from jaxnas.writer import write_json
+from jaxnas.writer import is_file, write_json
 
 
 class ChildExperiment(PathExperiment):
@@ -158,7 +158,7 @@ class ChildExperiment(PathExperiment):
 
   def _begun(self) -> None:
     """Refuses a directory that `train` has not begun."""
-    if not (self.workdir / "config.json").is_file():
+    if not is_file(self.workdir / "config.json"):
       raise self._missing("run", "train")
 
   def _supernet_accuracy(self, searched: dict) -> None:

@@ -22,7 +22,7 @@ from jaxnas.methods import (
 from jaxnas.nets import PlainNetwork, Variables
 from jaxnas.scoring import compare_partitions
 from jaxnas.search import front as pareto_front
-from jaxnas.writer import read_json, write_csv, write_json
+from jaxnas.writer import is_file, read_json, write_csv, write_json
 
 
 class DivideExperiment(ChildExperiment):
@@ -111,7 +111,7 @@ class DivideExperiment(ChildExperiment):
       UserError: before a search, or if fewer than 3 archs are known.
     """
     setup, config = self.setup, self.config.ranking
-    if not (self.workdir / "clusters.json").is_file():
+    if not is_file(self.workdir / "clusters.json"):
       raise self._missing("clusters", "search")
     rows = read_json(self.workdir / "clusters.json")["archs"]
     found = represent(setup, self._trainer)

@@ -11,8 +11,6 @@ chance, the check of the winner on its own, and measured latencies. A relaxed
 interpreter, which mixes all operations, counts as one network.
 """
 
-import csv
-
 from jaxnas.config import RetrainConfig
 from jaxnas.data import Batches
 from jaxnas.experiment.base import Experiment
@@ -32,7 +30,7 @@ from jaxnas.methods import (
 )
 from jaxnas.methods.masked import PROBES
 from jaxnas.scoring import calibration_split
-from jaxnas.writer import read_json
+from jaxnas.writer import read_csv, read_json
 
 TRAINED = 3  # evaluations that a training image counts
 
@@ -164,5 +162,4 @@ def _costs(e: Experiment) -> list[dict]:
 
 
 def _archs(e: Experiment) -> list[dict[str, str]]:
-  with open(e.workdir / "archs.csv", newline="") as file:
-    return list(csv.DictReader(file))
+  return read_csv(e.workdir / "archs.csv")

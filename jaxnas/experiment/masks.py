@@ -1,6 +1,5 @@
 """Experiments on masked networks: PGNAS."""
 
-import csv
 import functools
 import logging
 import time
@@ -31,8 +30,9 @@ from jaxnas.methods import (
   write_posterior,
 )
 from jaxnas.nets import CompactNetwork, Variables
+from jaxnas.profiling import call_again
 from jaxnas.scoring import selection_curve
-from jaxnas.writer import read_json, write_csv, write_json
+from jaxnas.writer import read_csv, read_json, write_csv, write_json
 
 log = logging.getLogger("jaxnas")
 
@@ -147,7 +147,7 @@ class MaskExperiment(Experiment):
       )
     setup = self.setup
     variables = load_masked(setup).variables
-    scores = setup.scorer()(variables, archs)
+    scores = call_again("score", setup.scorer(), variables, archs)
     metrics = {**scores, **mask_sizes(setup, archs)}
     return {
       "bn_mode": self.config.score.bn_mode,
@@ -197,8 +197,7 @@ class MaskExperiment(Experiment):
     finite = np.flatnonzero(np.isfinite(metrics["accuracy"]))
     points = np.stack([-metrics["accuracy"], metrics["macs"]], 1)[finite]
     rows = finite[moocore.is_nondominated(points, keep_weakly=False)]
-    with open(self.workdir / "archs.csv", newline="") as file:
-      table = list(csv.DictReader(file))
+    table = read_csv(self.workdir / "archs.csv")
     rows = sorted(rows.tolist(), key=lambda i: metrics["macs"][i])
     write_csv(self.workdir / "pareto.csv", [table[i] for i in rows])
     names = ("accuracy", "macs", "params")

@@ -1,7 +1,7 @@
 """Experiments on supernets of single paths."""
 
-import csv
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -36,6 +36,7 @@ from jaxnas.methods import (
   write_lookup,
 )
 from jaxnas.nets import PlainNetwork, Variables
+from jaxnas.profiling import call_again
 from jaxnas.scoring import (
   FleetEvaluator,
   check_score,
@@ -53,7 +54,7 @@ from jaxnas.search import (
 )
 from jaxnas.search import front as pareto_front
 from jaxnas.training import PathSampler, paths_in_flight
-from jaxnas.writer import read_json, write_csv, write_json
+from jaxnas.writer import is_file, read_csv, read_json, write_csv, write_json
 
 log = logging.getLogger("jaxnas")
 
@@ -71,7 +72,7 @@ class PathExperiment(Experiment):
     # Built once here so that a bad value fails before anything is written.
     setup, config = self.setup, self.config
     supernet_batches(setup, self.sampler)
-    paths_in_flight(config.train, self.sampler, setup.supernet)
+    paths_in_flight(config.train, self.sampler, setup.supernet, setup.placement)
     fleet_batches(setup, "retrain", config.retrain)
     known = {"accuracy", "loss", *setup.costs}
     for objective in self.method.searcher(setup).objectives:
@@ -161,7 +162,7 @@ class PathExperiment(Experiment):
       The answers, under `answers`; `lookup.json` keeps those of earlier calls
       as well.
     """
-    if not (self.workdir / "search.json").is_file():
+    if not is_file(self.workdir / "search.json"):
       self.search()
     setup = self.setup
     answers = answer(
@@ -169,7 +170,7 @@ class PathExperiment(Experiment):
       setup.space.to_string,
     )  # fmt: skip
     path = self.workdir / "lookup.json"
-    before = read_json(path)["answers"] if path.is_file() else []
+    before = read_json(path)["answers"] if is_file(path) else []
     kept = [row for row in before if row["budget"] not in budgets]
     write_json(path, {"answers": kept + answers})
     return {"stage": "search", "answers": answers}
@@ -239,7 +240,8 @@ class PathExperiment(Experiment):
     if race:
       return self._race(archs, race)
     state = load_supernet(setup, self.sampler)
-    metrics = supernet_objective(setup, state.variables)(archs)
+    objective = supernet_objective(setup, state.variables)
+    metrics = call_again("score", objective, archs)
     return {
       "bn_mode": self.config.score.bn_mode,
       "images": len(setup.data.validation),
@@ -307,8 +309,7 @@ class PathExperiment(Experiment):
     metrics = archive["metrics"].items()
     winner = single_best(archive, SELECTION, setup.budget, rows)
     index = archive["archs"].index(winner.tolist())
-    with open(self.workdir / "archs.csv", newline="") as file:
-      table = list(csv.DictReader(file))
+    table = read_csv(self.workdir / "archs.csv")
     shown = sorted(front.index.tolist())
     write_csv(self.workdir / "pareto.csv", [table[i] for i in shown])
     picked = pick_equispaced(front, setup.config.search.front)
@@ -384,10 +385,11 @@ class PathExperiment(Experiment):
     names = [setup.space.to_string(arch) for arch in archs]
     # The promise is for archs that were chosen before the order: what one race
     # has shown must not decide who takes part in the next with the same order.
-    found, metrics = race_archs(
-      scorer, state.variables, archs, error,
-      order_seed=setup.seed(" ".join(["race", *sorted(set(names))])),
-    )  # fmt: skip
+    order = setup.seed(" ".join(["race", *sorted(set(names))]))
+    race = functools.partial(race_archs, order_seed=order)
+    found, metrics = call_again(
+      "score", race, scorer, state.variables, archs, error
+    )
     distinct = found.plain_evaluations // scorer.n_images
     if distinct > 1 and len(found.rungs) == 1:
       log.warning(

@@ -36,7 +36,7 @@ from jaxnas.training import (
   make_schedule,
   make_supernet_step,
 )
-from jaxnas.writer import Progress, write_csv, write_json
+from jaxnas.writer import Progress, is_folder, write_csv, write_json
 
 SearchState = dict
 
@@ -144,7 +144,7 @@ def train_supernet(
       }
 
   return fit(
-    "train", step, state, setup.key("train"), batches,
+    "train", step, state, setup.key("train"), setup.inputs(batches),
     Schedule(
       n_steps=n_steps,
       log_every=config.log_every,
@@ -182,7 +182,7 @@ def learned_checkpoint(
     UserError: if training has not been finished there.
   """
   found = None
-  if (setup.workdir / "checkpoints" / "train").is_dir():
+  if is_folder(setup.workdir / "checkpoints" / "train"):
     found = setup.checkpoints("train").restore(
       state, setup.placement.sharding("replicated")
     )
@@ -366,7 +366,8 @@ def train_fleet(
     }
 
   state, seconds = fit(
-    stage, step, init_state(variables, tx), setup.key(stage), batches,
+    stage, step, init_state(variables, tx), setup.key(stage),
+    setup.inputs(batches),
     Schedule(
       n_steps=n_steps,
       log_every=config.log_every,

@@ -7,8 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
+from jaxnas.hosts import agree
 from jaxnas.methods.interpreter import random_blocks
 from jaxnas.methods.setup import BlockSetup
+from jaxnas.profiling import watch_rounds
 from jaxnas.search import BlockReward, Searcher, make_block_searcher
 from jaxnas.spaces import nsc
 from jaxnas.writer import Progress, write_csv
@@ -67,11 +69,12 @@ def search_blocks(
     state, timing, spent = meta["state"], meta["timing"], meta["seconds"]
   setup.journal.rewind("search", state["round"], "round", guidance=guidance)
   clock = saved = time.monotonic()
+  run = watch_rounds("search", searcher.rounds - state["round"])
   title = f"search, lambda {guidance:g}"
   with Progress(title, searcher.rounds, state["round"]) as progress:
     while state["round"] < searcher.rounds:
       archs = searcher.ask(state)
-      metrics = objective(archs) if len(archs) else {}
+      metrics = run(objective, archs) if len(archs) else {}
       state = searcher.tell(state, archs, metrics)
       round_ = state["round"]
       timing += [round_] * len(archs)
@@ -84,7 +87,7 @@ def search_blocks(
         evaluated=len(accuracy), best_accuracy=best,
       )  # fmt: skip
       # Most rounds take less time than saving them.
-      if round_ == searcher.rounds or now - saved > SAVE_EVERY:
+      if round_ == searcher.rounds or agree(now - saved > SAVE_EVERY):
         meta = {"state": state, "timing": timing, "seconds": spent}
         checkpoints.save(round_, {"round": np.array(round_, np.int32)}, meta)
         saved = time.monotonic()

@@ -24,6 +24,10 @@ _AT_LEAST = {
   "blocks.child.epochs": 1,
   "retrain.epochs": 0,
   "retrain.log_every": 1,
+  **{
+    f"{stage}.accumulate": 1 for stage in ("train", "retrain", "blocks.child")
+  },
+  "net.bn_parts": 1,
   "retrain.checkpoint_every": 1,
   "ranking.n_archs": 0,
   "ranking.pool": 0,
@@ -89,6 +93,11 @@ def check_values(config: ExperimentConfig) -> None:
         f"{name}.optimizer.warmup_epochs is {stage.optimizer.warmup_epochs:g}"
         f" of {stage.epochs} epochs; it must be less, or the learning rate"
         " never reaches its value."
+      )
+    if stage.batch_size % (parts := stage.accumulate * config.net.bn_parts):
+      raise UserError(
+        f"{name}.batch_size is {stage.batch_size}; it must be divisible by"
+        f" {name}.accumulate x net.bn_parts, {parts}."
       )
     _check_schedule(name, stage.optimizer)
     if stage.optimizer.nesterov and stage.optimizer.name != "sgd":
@@ -247,6 +256,9 @@ def check_block_config(config: ExperimentConfig) -> None:
     ("sampler", "paths", "pad_unequal", "share_batch", "loss_reduce",
      "paths_in_flight"),
   )  # fmt: skip
+  if algorithm == "differentiable":
+    refuse_foreign(config, "train", ("accumulate",))
+    refuse_foreign(config, "mesh", ("shard_weights",))
   alone = config.retrain.epochs and not config.retrain.inherit
   if not uses_interpreter(blocks) and not alone:
     raise UserError(

@@ -10,7 +10,7 @@ from jaxnas.config import RetrainConfig
 from jaxnas.methods.interpreter import block_network
 from jaxnas.methods.networks import child_accuracy
 from jaxnas.methods.setup import BlockSetup
-from jaxnas.writer import to_json
+from jaxnas.writer import append, read_lines, to_json
 
 
 class Children:
@@ -36,9 +36,7 @@ class Children:
 
   def _read(self) -> dict[str, float]:
     known = {}
-    if not self._path.is_file():
-      return known
-    for line in self._path.read_text().splitlines():
+    for line in read_lines(self._path):
       try:
         row = json.loads(line)
       except json.JSONDecodeError:  # cut off by a kill
@@ -60,7 +58,7 @@ class Children:
       network = block_network(self._setup, arch)
       accuracy = child_accuracy(self._setup, network, self._recipe, key)
       self._known[text] = accuracy
-      with open(self._path, "a") as file:
-        # A line that a kill has cut off must not swallow this one.
-        file.write("\n" + to_json({"arch": text, "accuracy": accuracy}) + "\n")
+      # A line that a kill has cut off must not swallow this one.
+      line = to_json({"arch": text, "accuracy": accuracy})
+      append(self._path, f"\n{line}\n")
     return self._known[text]

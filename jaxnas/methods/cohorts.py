@@ -1,7 +1,6 @@
 """Short trainings of many archs' own networks, and what they show of them."""
 
 import dataclasses
-import shutil
 import time
 import zlib
 from collections.abc import Callable
@@ -25,7 +24,13 @@ from jaxnas.training import (
   make_schedule,
 )
 from jaxnas.training.cohort_step import cohort_state, make_cohort_step
-from jaxnas.writer import read_arrays, write_arrays
+from jaxnas.writer import (
+  is_file,
+  make_folder,
+  read_arrays,
+  remove_folder,
+  write_arrays,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +117,8 @@ class ShortTrainer:
     def until(last):
       own = self._step(archs, rates, n)
 
-      def step(state, key, indices):
-        state, metrics = own(state, key, indices)
+      def step(state, key, inputs):
+        state, metrics = own(state, key, inputs)
         shown = {k: metrics[k][:n] for k in ("loss", "accuracy")}
         whole = np.ones(1, bool)
         return state, {
@@ -124,7 +129,7 @@ class ShortTrainer:
 
       every = recipe.checkpoint_every * per_epoch
       return fit(
-        name, step, fresh, setup.key(stage), batches,
+        name, step, fresh, setup.key(stage), setup.inputs(batches),
         Schedule(last, recipe.log_every, every), setup.checkpoints(name),
         setup.journal, setup.placement, ["cohort"], rate,
       )  # fmt: skip
@@ -137,7 +142,7 @@ class ShortTrainer:
       else:
         state, _ = until(last)
         if int(state.step) > last:  # what was kept is damaged: begin again
-          shutil.rmtree(setup.workdir / "checkpoints" / name)
+          remove_folder(setup.workdir / "checkpoints" / name)
           state, _ = until(last)
         before = jax.device_get(state.params)
         kept.save(last, before, {})
@@ -173,7 +178,7 @@ class ShortTrainer:
       part = archs[i : i + self._size]
       name = named(stage, part)
       path = setup.workdir / stage / f"{name}.npz"
-      if not path.is_file():
+      if not is_file(path):
         start = time.monotonic()
         cohort = self.train(stage, part, epochs, first_epoch)
         found = dict(cohort.metrics)
@@ -184,11 +189,11 @@ class ShortTrainer:
         # The training's own time counts earlier sessions.
         spent = max(time.monotonic() - start, cohort.seconds)
         found["seconds"] = np.full(len(part), spent / len(part))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_arrays(path, found)
       # Weights of candidates are not needed again, and are many.
       for kept in (name, f"{name}-before"):
-        shutil.rmtree(setup.workdir / "checkpoints" / kept, ignore_errors=True)
+        remove_folder(setup.workdir / "checkpoints" / kept)
       rows.append(read_arrays(path))
     return {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}
 

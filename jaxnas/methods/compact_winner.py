@@ -33,7 +33,8 @@ def compact_winner(
       config.score.batch_size, setup.placement,
     )  # fmt: skip
     variables = jax.jit(
-      lambda v, keep, x: calibrated(setup.supernet, v, keep, x)
+      lambda v, keep, x: calibrated(setup.supernet, v, keep, x),
+      out_shardings=setup.placement.sharding("replicated"),
     )(variables, arch.astype(np.float32), images.x)
   network = CompactNetwork(setup.space.graph, tuple(arch.tolist()), config.net)
   return network, compact(setup.space, arch, jax.device_get(variables))

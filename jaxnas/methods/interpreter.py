@@ -90,7 +90,8 @@ def train_interpreter(setup: BlockSetup) -> tuple[TrainState, float]:
       }
 
   return fit(
-    "train", step, state, setup.key("train"), block_batches(setup),
+    "train", step, state, setup.key("train"),
+    setup.inputs(block_batches(setup)),
     Schedule(
       n_steps=n_steps,
       log_every=config.log_every,

@@ -1,6 +1,5 @@
 """What a search with a predictor leaves behind, and what it is worth."""
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from jaxnas.methods.setup import PathSetup
 from jaxnas.predictors import compare_predictors
 from jaxnas.scoring.ranking import bootstrap, kendall_tau_b
 from jaxnas.search import SegmentSearch
-from jaxnas.writer import read_arrays, write_arrays
+from jaxnas.writer import is_file, read_arrays, read_csv, write_arrays
 
 FILE = "lookup.npz"
 
@@ -37,7 +36,7 @@ def read_lookup(folder: Path) -> dict[str, np.ndarray]:
     UserError: if no search with a predictor has been finished there.
   """
   path = folder / FILE
-  if not path.is_file():
+  if not is_file(path):
     raise UserError(
       f"{folder} holds no finished search with a predictor"
       " (search.algorithm=segments, the method gcn), so there is no table to"
@@ -124,10 +123,9 @@ def fitted_accuracies(
     not fit any.
   """
   path = setup.workdir / "archs.csv"
-  if not (setup.workdir / FILE).is_file():
+  if not is_file(setup.workdir / FILE):
     return {}
-  with open(path, newline="") as file:
-    rows = list(csv.DictReader(file))
+  rows = read_csv(path)
   known = np.stack([setup.space.from_string(row["arch"]) for row in rows])
   accuracy = np.array([float(row["accuracy"]) for row in rows])
   good = np.isfinite(accuracy)

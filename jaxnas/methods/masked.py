@@ -12,6 +12,7 @@ from jaxnas.errors import UserError
 from jaxnas.methods.base import learned_checkpoint
 from jaxnas.methods.setup import MaskSetup
 from jaxnas.nets import Variables, drop_rates
+from jaxnas.profiling import watch_rounds
 from jaxnas.scoring import fold_hits, halve
 from jaxnas.search import PosteriorSampler, best_number
 from jaxnas.training import (
@@ -78,7 +79,8 @@ def train_masked(setup: MaskSetup) -> tuple[TrainState, float]:
     }
 
   return fit(
-    "train", step, state, setup.key("train"), masked_batches(setup),
+    "train", step, state, setup.key("train"),
+    setup.inputs(masked_batches(setup)),
     Schedule(
       n_steps=n_steps,
       log_every=config.log_every,
@@ -197,11 +199,12 @@ def select_mask(
     write_candidates(setup, sampler, state, timing)
   setup.journal.rewind("search", state["round"], "round")
   start = time.monotonic()
+  run = watch_rounds("search", 2)
   with Progress(
     "search", sampler.candidates, max(0, state["next"])
   ) as progress:
     while len(archs := sampler.ask(state)):
-      state = sampler.tell(state, archs, objective(archs))
+      state = sampler.tell(state, archs, run(objective, archs))
       now = time.monotonic()
       spent, seconds, start = spent + now - start, now - start, now
       timing.append([len(archs), seconds])

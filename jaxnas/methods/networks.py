@@ -99,7 +99,7 @@ def train_network(
 
   every = config.checkpoint_every * per_epoch
   state, seconds = fit(
-    stage, step, init_state(start, tx), setup.key(stage), batches,
+    stage, step, init_state(start, tx), setup.key(stage), setup.inputs(batches),
     Schedule(n_steps, config.log_every, every, every),
     setup.checkpoints(stage), setup.journal, setup.placement, names, rate,
     evaluate,
@@ -128,11 +128,12 @@ def child_accuracy(
   )
   step, _ = _step(setup, network, tx, config, n_steps)
   state = init_state(network.init_variables(key), tx)
-  state = setup.placement.put(state)
+  state = setup.placement.scatter(setup.placement.put(state))
   sound = True
-  for i in range(n_steps):
-    state, metrics = step(state, key, batches.indices(i))
+  for inputs in setup.inputs(batches).inputs(0, n_steps):
+    state, metrics = step(state, key, inputs)
     sound &= metrics["finite"].all()
+  state = setup.placement.gather(state)
   if not sound:
     return float("nan")
   return judge_network(setup, network, state.variables, "validation")
@@ -143,7 +144,7 @@ def _step(setup, network, tx, config, n_steps):
   step = make_network_step(
     network, tx, config.label_smoothing, config.optimizer.clip_norm,
     setup.config.net.bn_momentum, names, n_steps,
-    setup.feed(setup.data.train),
+    setup.feed(setup.data.train), config.accumulate,
   )  # fmt: skip
   return step, names
 

@@ -14,11 +14,13 @@ import jax
 import numpy as np
 import optax
 
-from jaxnas.data import Batches
+from jaxnas.data import Batches, Steps
 from jaxnas.errors import RunError, UserError
+from jaxnas.hosts import agree
 from jaxnas.methods.block_search import SAVE_EVERY, Metrics, State, guidances
 from jaxnas.methods.setup import BlockSetup
 from jaxnas.nets import Variables
+from jaxnas.profiling import watch_rounds
 from jaxnas.search.features import FeatureMap
 from jaxnas.search.irl import Guide
 from jaxnas.search.relaxation import (
@@ -30,6 +32,7 @@ from jaxnas.search.relaxation import (
   mixture,
   probabilities,
 )
+from jaxnas.training import StreamedBatches
 from jaxnas.training.optimizers import make_optimizer
 from jaxnas.training.relaxed_step import (
   RelaxedState,
@@ -166,13 +169,14 @@ def search_relaxed(
   else:
     learned = setup.placement.put(learned)
   setup.journal.rewind("search", state["round"], "round", guidance=guidance)
-  indices = relaxed_indices(setup)
+  batches = setup.inputs(Steps(relaxed_indices(setup)))
   clock = saved = time.monotonic()
+  run = watch_rounds("search", searcher.rounds - state["round"])
   title = f"search, lambda {guidance:g}"
   with Progress(title, searcher.rounds, state["round"]) as progress:
     while state["round"] < searcher.rounds:
       round_ = state["round"] + 1
-      learned, row = _run_round(setup, step, learned, indices, round_)
+      learned, row = run(_run_round, setup, step, learned, batches, round_)
       chances = jax.device_get(probabilities(learned.alpha))
       archs = searcher.ask(state, chances)
       metrics = objective(archs) if len(archs) else {}
@@ -187,7 +191,7 @@ def search_relaxed(
         evaluated=len(accuracy), best_accuracy=best, **row,
         decoded=setup.space.to_string(decode(chances)),
       )  # fmt: skip
-      if round_ == searcher.rounds or now - saved > SAVE_EVERY:
+      if round_ == searcher.rounds or agree(now - saved > SAVE_EVERY):
         meta = {"state": state, "timing": timing, "seconds": spent}
         checkpoints.save(round_, learned, meta)
         saved = time.monotonic()
@@ -204,13 +208,13 @@ def _run_round(
   setup: BlockSetup,
   step: RelaxedStep,
   learned: RelaxedState,
-  indices: Callable[[int], np.ndarray],
+  batches: Steps | StreamedBatches,
   round_: int,
 ) -> tuple[RelaxedState, dict[str, float]]:
   """Takes the steps of a round; returns the means of their metrics."""
   size, key, rows = setup.config.blocks.per_round, setup.key("search"), []
-  for i in range((round_ - 1) * size, round_ * size):
-    learned, metrics = step(learned, key, indices(i))
+  for inputs in batches.inputs((round_ - 1) * size, round_ * size):
+    learned, metrics = step(learned, key, inputs)
     rows.append(metrics)
   rows = jax.device_get(rows)
   if not all(row["finite"] for row in rows):

@@ -13,7 +13,7 @@ from jaxnas.costs import Budget, CostTable, cost_tables
 from jaxnas.costs.block_budget import BlockBudget
 from jaxnas.costs.latency import read_latency
 from jaxnas.costs.mask_budget import MaskBudget
-from jaxnas.data import Dataset, Split, load
+from jaxnas.data import Batches, Dataset, Split, Steps, load
 from jaxnas.errors import UserError
 from jaxnas.methods.checks import (
   check_block_config,
@@ -26,7 +26,7 @@ from jaxnas.nets import BlockSupernet, MaskedSupernet, PathSupernet
 from jaxnas.scoring import BlockScorer, MaskScorer, Scorer, check_score
 from jaxnas.sharding import Placement, make_placement
 from jaxnas.spaces import AnySpace, BlockSpace, MaskSpace, Space, get_space
-from jaxnas.training import Feed
+from jaxnas.training import Feed, StreamedBatches
 from jaxnas.writer import Journal
 
 
@@ -68,12 +68,24 @@ class Setup:
     return Checkpoints(self.workdir / "checkpoints" / stage)
 
   def feed(self, split: Split) -> Feed:
-    """Training images on the device."""
-    images, labels = self.placement.put((split.images, split.labels))
+    """Training images, on the device unless they are streamed."""
+    arrays, source = (None, None), split
+    if not self.data.streamed:
+      arrays, source = self.placement.put((split.images, split.labels)), None
     return Feed(
-      images, labels, self.data.mean, self.data.std,
-      self.config.data.augment, self.placement,
+      *arrays, self.data.mean, self.data.std, self.config.data.augment,
+      self.placement, source, self.config.net.bn_parts,
     )  # fmt: skip
+
+  def inputs(self, batches: Batches | Steps) -> Batches | StreamedBatches:
+    """What the steps of a training take: indices, or streamed images.
+
+    Args:
+      batches: which of the training images.
+    """
+    if self.data.streamed:
+      return StreamedBatches(batches, self.data.train, self.placement)
+    return batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,12 +165,15 @@ def latency_tables(
   return tables
 
 
-def make_setup(config: ExperimentConfig, workdir: Path) -> PathSetup:
+def make_setup(
+  config: ExperimentConfig, workdir: Path, data: Dataset | None = None
+) -> PathSetup:
   """Builds and checks everything that a config names; writes nothing.
 
   Args:
     config: the resolved config.
     workdir: where the run's files will go.
+    data: the images, if they are not to be read.
 
   Raises:
     UserError: for any value that cannot be used, or unreadable data.
@@ -166,7 +181,7 @@ def make_setup(config: ExperimentConfig, workdir: Path) -> PathSetup:
   check_values(config)
   check_path_config(config)
   check_score(config.score, config.net)
-  common = _common(config, workdir, Space)
+  common = _common(config, workdir, Space, data)
   space = common["space"]
   costs = {**cost_tables(space), **latency_tables(config.latency, space)}
   return PathSetup(
@@ -177,12 +192,14 @@ def make_setup(config: ExperimentConfig, workdir: Path) -> PathSetup:
   )
 
 
-def make_mask_setup(config: ExperimentConfig, workdir: Path) -> MaskSetup:
+def make_mask_setup(
+  config: ExperimentConfig, workdir: Path, data: Dataset | None = None
+) -> MaskSetup:
   """As `make_setup`, for a masked network."""
   check_values(config)
   check_mask_config(config)
   check_score(config.score, config.net)
-  common = _common(config, workdir, MaskSpace)
+  common = _common(config, workdir, MaskSpace, data)
   space = common["space"]
   return MaskSetup(
     **common,
@@ -191,11 +208,13 @@ def make_mask_setup(config: ExperimentConfig, workdir: Path) -> MaskSetup:
   )
 
 
-def make_block_setup(config: ExperimentConfig, workdir: Path) -> BlockSetup:
+def make_block_setup(
+  config: ExperimentConfig, workdir: Path, data: Dataset | None = None
+) -> BlockSetup:
   """As `make_setup`, for a search for a block."""
   check_values(config)
   check_block_config(config)
-  common = _common(config, workdir, BlockSpace)
+  common = _common(config, workdir, BlockSpace, data)
   space, supernet = common["space"], None
   if uses_interpreter(config.blocks):
     check_score(config.score, config.net)
@@ -207,7 +226,9 @@ def make_block_setup(config: ExperimentConfig, workdir: Path) -> BlockSetup:
   )
 
 
-def _common(config: ExperimentConfig, workdir: Path, kind: type) -> dict:
+def _common(
+  config: ExperimentConfig, workdir: Path, kind: type, data: Dataset | None
+) -> dict:
   space = make_space(config)
   if not isinstance(space, kind):
     names = {
@@ -219,7 +240,7 @@ def _common(config: ExperimentConfig, workdir: Path, kind: type) -> dict:
       f" {space.name!r} is {names[type(space)]}; see `python -m jaxnas list"
       " spaces`."
     )
-  data = load(config.data, space.image_size)
+  data = data or load(config.data, space.image_size)
   return {
     "config": config,
     "workdir": workdir,

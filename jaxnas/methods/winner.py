@@ -47,9 +47,10 @@ def inherited(
     Variables of its `PlainNetwork`, on the host.
   """
   images = _images(setup, calibration_split(setup.data, setup.config.score))
-  fresh = jax.jit(lambda v, a, x: recalibrated(setup.supernet, v, a, x))(
-    variables, arch, images.x
-  )
+  fresh = jax.jit(
+    lambda v, a, x: recalibrated(setup.supernet, v, a, x),
+    out_shardings=setup.placement.sharding("replicated"),
+  )(variables, arch, images.x)
   return jax.device_get(inherit(fresh, setup.space, arch))
 
 

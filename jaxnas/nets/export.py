@@ -26,7 +26,14 @@ from jaxnas.nets.paths import Variables
 from jaxnas.nets.standalone import PlainNetwork
 from jaxnas.spaces import Graph, Space
 from jaxnas.spaces.masks import MaskSpace
-from jaxnas.writer import read_json, write_atomic, write_json
+from jaxnas.writer import (
+  as_folder,
+  is_file,
+  read_arrays,
+  read_json,
+  write_atomic,
+  write_json,
+)
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4  # of logits, between two compilations of the same network
@@ -192,14 +199,14 @@ def load_network(folder: Path) -> tuple[Network, Variables, dict]:
   Raises:
     UserError: if the folder holds no exported network.
   """
-  path = Path(folder) / "architecture.json"
+  folder = as_folder(folder)
+  path = folder / "architecture.json"
   for name in (path.name, "weights.npz"):
-    if not (Path(folder) / name).is_file():
+    if not is_file(folder / name):
       raise UserError(f"{folder} holds no exported network (no {name}).")
   info = read_json(path)
   net = NetConfig(precision=info["precision"], bn_affine=info["bn_affine"])
-  with np.load(Path(folder) / "weights.npz", allow_pickle=False) as stored:
-    variables = unflatten({name: stored[name] for name in stored.files})
+  variables = unflatten(read_arrays(folder / "weights.npz"))
   if "graph" in info:
     return GraphNetwork(Graph.from_json(info["graph"]), net), variables, info
   masked = "nodes" in info["space"]  # a graph, and its arch is a mask

@@ -118,11 +118,23 @@ def apply_node(
     number: of the node, so that each has noise of its own.
   """
   op, x = node.op, inputs[0]
-  match op:
+  match op:  # modules name their own scopes
     case graph.Conv() | graph.Depthwise():
       return make_product(op, node.name)(x)
     case graph.Norm():
       return BatchNorm(module.net.bn_affine, name=node.name)(x, stored)
+    case graph.Linear():
+      return Linear(module.graph.n_classes, name=node.name)(x)
+  with jax.named_scope(node.name):
+    return _apply_plain(op, inputs, noise, number)
+
+
+def _apply_plain(
+  op: graph.GraphOp, inputs: list[jax.Array], noise: Noise | None, number: int
+) -> jax.Array:
+  """Applies a node without weights."""
+  x = inputs[0]
+  match op:
     case graph.Relu():
       return jax.nn.relu(x)
     case graph.Pool():
@@ -139,8 +151,6 @@ def apply_node(
       return drop_values(x, op.rate, _key(noise, number))
     case graph.GlobalPool():
       return x.mean((-3, -2))
-    case graph.Linear():
-      return Linear(module.graph.n_classes, name=node.name)(x)
   raise TypeError(op)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxnas.nets.graphs import pool
 from jaxnas.nets.kernels import dense_conv, depthwise_conv
-from jaxnas.nets.layers import moments, standardize
+from jaxnas.nets.layers import measure, standardize
 from jaxnas.nets.paths import Tree
 from jaxnas.spaces import nsc
 from jaxnas.spaces.blocks import Convs
@@ -149,9 +149,12 @@ def batch_norm(x: jax.Array, affine: Tree | None, old: Tree | None):
   Returns:
     The normalised x and the statistics that were used.
   """
-  mean, var = (old["mean"], old["var"]) if old else moments(x)
+  used = kept = (old["mean"], old["var"]) if old else None
+  if used is None:
+    used, kept = measure(x)
   gamma, beta = (affine["scale"], affine["bias"]) if affine else (1.0, 0.0)
-  return standardize(x, mean, var, gamma, beta), {"mean": mean, "var": var}
+  mean, var = kept
+  return standardize(x, *used, gamma, beta), {"mean": mean, "var": var}
 
 
 def _pointwise(own: Tree, name: str, x: jax.Array) -> jax.Array:
@@ -190,7 +193,7 @@ def branches(convs: Convs) -> list[Branch]:
     "add": lambda own, a, b: a + b, "concat": concat,
     **{f"conv{k}": functools.partial(conv, k) for k in (1, 3, 5)},
   }  # fmt: skip
-  return [by_name[name] for name in nsc.OPS]
+  return [jax.named_scope(name)(by_name[name]) for name in nsc.OPS]
 
 
 def leaves(codes: jax.Array) -> jax.Array:

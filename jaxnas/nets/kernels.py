@@ -24,6 +24,14 @@ import numpy as np
 
 Form = Callable[[jax.Array, jax.Array, int], jax.Array]
 
+# Within `estimating(True)` programs are traced as for an accelerator, whatever
+# the platform, to be compiled for an estimate and never to be run: the kernel
+# gradient of a depthwise convolution is a stand-in of the right shapes. XLA's
+# CPU backend would expand it into a dense one, which takes as many times more
+# memory and operations as there are channels.
+estimating = jax.make_user_context(default_value=False)
+STAND_IN = "depthwise_kernel_gradient"
+
 # Products added in one fused loop: fewer are bound by memory, more by code.
 TERMS = 16
 # Largest map, in positions, on which `positions` computes outputs.
@@ -148,6 +156,14 @@ def _kernel_gradient_positions(x, g, k, stride):
   return sums.T.reshape(k, k, channels)
 
 
+def _stand_in(x, g, k, stride):
+  def depthwise_kernel_gradient(x, g):
+    products = (x[:, ::stride, ::stride] * g).astype(jnp.float32)
+    return jnp.broadcast_to(products.sum((0, 1, 2)), (k, k, g.shape[-1]))
+
+  return jax.jit(depthwise_kernel_gradient)(x, g)
+
+
 # What is used ----------------------------------------------------------------
 
 
@@ -230,6 +246,8 @@ def _by_platform(
   """
 
   def choose(stride, cpu, default, *args):
+    if estimating.value:
+      return default(*args, stride=stride)
     return jax.lax.platform_dependent(
       *args,
       cpu=functools.partial(cpu, stride=stride),
@@ -245,6 +263,8 @@ def _by_platform(
 
   def backward(stride, arguments, g):
     cpu, default = on_cpu_transposed, _automatic(elsewhere)
+    if estimating.value and arguments[1].ndim == 3:
+      default = _transposed(elsewhere, _stand_in)
     return choose(stride, cpu, default, *arguments, g)
 
   apply.defvjp(forward, backward)

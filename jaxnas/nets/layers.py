@@ -5,7 +5,11 @@ paths. Convolutions treat it as more batch; batch norm keeps statistics of each
 path apart, which is what supernet training needs.
 """
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -63,15 +67,83 @@ class DepthwiseConv(nn.Module):
     return depthwise_conv(x, weights.astype(x.dtype), self.stride)
 
 
+Moments = tuple[jax.Array, jax.Array]  # mean and variance
 EPSILON = 1e-5  # added to the variance of batch norm
 
 
+@dataclasses.dataclass(frozen=True)
+class Measuring:
+  """Which images batch norm measures together, while it is being traced.
+
+  Attributes:
+    parts: equal parts of the batch that are measured apart.
+    axis: mesh axis over which the images of a batch are spread by hand.
+    weights: of the images of this device, `float32[B]`, in all proportional to
+      1 or, for padding, 0; None weighs all alike.
+  """
+
+  parts: int = 1
+  axis: str | None = None
+  weights: jax.Array | None = None
+
+
+_WHOLE_BATCH = Measuring()
+_MEASURING = contextvars.ContextVar("measuring", default=_WHOLE_BATCH)
+
+
+@contextlib.contextmanager
+def measuring(**changes: Any) -> Iterator[None]:
+  """Changes how batch norm measures inside, by fields of `Measuring`."""
+  token = _MEASURING.set(dataclasses.replace(_MEASURING.get(), **changes))
+  try:
+    yield
+  finally:
+    _MEASURING.reset(token)
+
+
 def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Mean and variance over B, H and W of `[..., B, H, W, C]`: `[..., C]`."""
-  wide = x.astype(jnp.float32)
-  mean = wide.mean((-4, -3, -2))
-  var = jnp.square(wide).mean((-4, -3, -2)) - jnp.square(mean)
+  """Mean and variance over B, H and W of `[..., B, H, W, C]`: `[..., C]`.
+
+  Inside `measuring` B counts the images of all devices along the axis, or each
+  part of the batch gives moments of its own, `[..., parts, C]`.
+  """
+  how, wide = _MEASURING.get(), x.astype(jnp.float32)
+  if how.parts > 1:
+    parts = how.parts
+    if how.axis is not None:  # whole parts on every device
+      parts //= jax.lax.axis_size(how.axis)
+    wide = wide.reshape(*x.shape[:-4], parts, -1, *x.shape[-3:])
+
+  def average(a):
+    if how.axis is None or how.parts > 1:
+      return a.mean((-4, -3, -2))
+    by_image = a.mean((-3, -2))
+    weights = how.weights
+    if weights is None:
+      weights = jnp.ones(by_image.shape[-2])
+    sums = (weights[:, None] * by_image).sum(-2), weights.sum()
+    total, count = jax.lax.psum(sums, how.axis)
+    return total / count
+
+  mean = average(wide)
+  var = average(jnp.square(wide)) - jnp.square(mean)
   return mean, jnp.maximum(var, 0.0)  # rounding may leave a tiny negative
+
+
+def measure(x: jax.Array) -> tuple[Moments, Moments]:
+  """Moments of `[..., B, H, W, C]`, to be used and to be kept.
+
+  Returns:
+    Mean and variance that broadcast against x; and those of the whole batch,
+    `[..., C]`, which are means over its parts if it is measured in parts.
+  """
+  how, own = _MEASURING.get(), moments(x)
+  if how.parts == 1:
+    return tuple(s[..., None, None, None, :] for s in own), own
+  repeats = x.shape[-4] // own[0].shape[-2]
+  used = tuple(jnp.repeat(s, repeats, -2)[..., None, None, :] for s in own)
+  kept = tuple(s.mean(-2) for s in own)
+  return used, kept if how.axis is None else jax.lax.pmean(kept, how.axis)
 
 
 def standardize(
@@ -115,12 +187,11 @@ class BatchNorm(nn.Module):
     if stored:
       mean, var = mean_var.value, var_var.value
     else:
-      mean, var = moments(x)
+      (mean, var), kept = measure(x)
       if (
         self.is_mutable_collection("batch_stats") and not self.is_initializing()
       ):
-        mean_var.value, var_var.value = mean, var
-      mean, var = (s[..., None, None, None, :] for s in (mean, var))
+        mean_var.value, var_var.value = kept
     gamma, beta = 1.0, 0.0
     if self.affine:
       gamma = self.param("scale", initial.ones, (channels,))

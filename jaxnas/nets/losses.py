@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 
+@jax.named_scope("loss")
 def cross_entropy(
   logits: jax.Array, labels: jax.Array, smoothing: float = 0.0
 ) -> jax.Array:
@@ -24,6 +25,7 @@ def cross_entropy(
   return optax.softmax_cross_entropy(logits, targets)
 
 
+@jax.named_scope("loss")
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Whether the largest logit is the label: `bool[...]`.
 

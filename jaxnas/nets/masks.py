@@ -68,7 +68,8 @@ class MaskedNetwork(nn.Module):
         gate = keep[..., self.graph.gates[node.name]].astype(inputs[0].dtype)
         if inputs[0].ndim == 4 and gate.ndim == 2:
           gate = gate[:, None, None, :]
-        inputs[0] = inputs[0] * gate
+        with jax.named_scope(f"{node.name}/mask"):
+          inputs[0] = inputs[0] * gate
       values[node.name] = apply_node(self, node, inputs, stored, noise, number)
     logits = values[self.graph.output]
     if noise is None or not self.graph.auxiliary:
@@ -150,6 +151,7 @@ class MaskedSupernet:
     params = {**variables["params"], "drop": {"logits": np.float32(logits)}}
     return {**variables, "params": params}
 
+  @jax.named_scope("forward")
   def apply(
     self,
     variables: Variables,
@@ -186,6 +188,7 @@ class MaskedSupernet:
     r1, r2 = jax.random.uniform(key, (2, n, self.space.n_layers))
     return relaxed_keep(logits, r1, r2, tau, relaxation)
 
+  @jax.named_scope("statistics")
   def blend_stats(self, old: Tree, measured: Tree) -> Tree:
     """Moves running statistics one step towards the measured ones."""
     m = self.net.bn_momentum

@@ -193,11 +193,12 @@ class PathSupernet:
     for i, module in enumerate(getattr(self, part)):
       group = f"{part}_{i}"
       own = {kind: tree.get(group, {}) for kind, tree in variables.items()}
-      x, measured = apply_module(module, own, x, stored)
-      if measured:
-        stats[group] = jax.tree.map(
-          lambda s: s.mean(0) if s.ndim > 1 else s, measured
-        )
+      with jax.named_scope(group):
+        x, measured = apply_module(module, own, x, stored)
+        if measured:
+          stats[group] = jax.tree.map(
+            lambda s: s.mean(0) if s.ndim > 1 else s, measured
+          )
     return x, stats
 
   def apply_choice(
@@ -217,8 +218,10 @@ class PathSupernet:
     run = functools.partial(apply_module, self.choices[l][c])
     if remat or self.net.remat:
       run = jax.checkpoint(run, static_argnums=(2,))
-    return run(own, x, stored)
+    with jax.named_scope(f"{group}/{name}"):
+      return run(own, x, stored)
 
+  @jax.named_scope("classifier")
   def logits(self, variables: Variables, x: jax.Array) -> jax.Array:
     """Classifies activations `[..., B, H, W, C]`: `float32[..., B, n]`."""
     own = {"params": variables["params"]["classifier"]}
@@ -230,6 +233,7 @@ class PathSupernet:
 
   # Whole paths ----------------------------------------------------------------
 
+  @jax.named_scope("forward")
   def apply_path(
     self,
     variables: Variables,
@@ -283,6 +287,7 @@ class PathSupernet:
 
     return jax.checkpoint(layer)(choice, x)
 
+  @jax.named_scope("forward")
   def apply_group(
     self, variables: Variables, archs: jax.Array, images: jax.Array
   ) -> tuple[jax.Array, Tree]:
@@ -346,6 +351,7 @@ class PathSupernet:
       for group, tree in self.variable_shapes["batch_stats"].items()
     }  # fmt: skip
 
+  @jax.named_scope("forward")
   def apply_routed(
     self, variables: Variables, archs: jax.Array, images: jax.Array
   ) -> tuple[jax.Array, Tree]:
@@ -390,6 +396,7 @@ class PathSupernet:
     return bool((self.space.n_choices == n_paths).all())
 
 
+@jax.named_scope("statistics")
 def blend_stats(
   old: Tree, measured: Tree, counts: np.ndarray | jax.Array, space: Space,
   momentum: float,

@@ -213,6 +213,7 @@ class Fleet:
       for group, choices in tree.items()
     }
 
+  @jax.named_scope("forward")
   def apply(
     self,
     variables: Variables,
@@ -247,7 +248,9 @@ class Fleet:
           for kind, tree in variables.items()
         }
         part = x if held is None else x[start : start + count]
-        y, measured = self._run(module, own, part, held is None, count, stored)
+        shared = held is None
+        with jax.named_scope(f"{name}/{choice}"):
+          y, measured = self._run(module, own, part, shared, count, stored)
         start += count
         outputs.append(y)
         if measured:
@@ -260,6 +263,7 @@ class Fleet:
     module = Classifier(self.space.n_classes)
     keys = None if key is None else jax.random.split(key, self.n)
 
+    @jax.named_scope("classifier")
     def classify(v, x, k):
       return module.apply(v, x, dropout, k)
 
@@ -279,6 +283,7 @@ class Fleet:
     # The size is given because an identity at the very start maps nothing.
     return jax.vmap(run, axes, axis_size=count)(own, x)
 
+  @jax.named_scope("statistics")
   def blend_stats(self, old: Tree, measured: Tree, momentum: float) -> Tree:
     """Moves each network's running statistics one step."""
     return {**old, **jax.tree.map(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec as P
 
 from jaxnas.config import PredictorConfig
 from jaxnas.errors import UserError
@@ -129,17 +130,21 @@ def train(
   loop = dataclasses.replace(
     config, kind="mlp", ensemble=1, validation=0.0, batch_size=batch
   )
-  params, best_epoch, epochs, best_loss = _train(
+  params, best_epoch, epochs, best_loss = _on_devices(
     network,
     loop,
-    data,
-    _fill(np.asarray(targets, np.float32), full),
-    _fill(np.asarray(weights, np.float32), full),
-    np.stack([_fill(t, room) for t, _ in splits]),
-    np.stack([_fill(v, held_room) for _, v in splits]),
-    np.int32(n_train),
-    np.int32(len(splits[0][1])),
-    keys,
+    (
+      data,
+      _fill(np.asarray(targets, np.float32), full),
+      _fill(np.asarray(weights, np.float32), full),
+      np.int32(n_train),
+      np.int32(len(splits[0][1])),
+    ),
+    (
+      np.stack([_fill(t, room) for t, _ in splits]),
+      np.stack([_fill(v, held_room) for _, v in splits]),
+      keys,
+    ),
   )
   slope, shift = np.ones(len(members)), np.zeros(len(members))
   info = {
@@ -192,20 +197,49 @@ def _loss(kind: str, out: jax.Array, y: jax.Array, w: jax.Array) -> jax.Array:
   return (w * each).sum() / jnp.maximum(w.sum(), 1e-6)
 
 
-@functools.partial(jax.jit, static_argnames=("network", "config"))
+def _on_devices(
+  network: Network, config: PredictorConfig, common: tuple, own: tuple
+) -> tuple:
+  """Deals members out over this host's devices, `[members, ...]` of `own`.
+
+  Every host trains all of them: they are small, and need no exchange then.
+  """
+  members = len(own[-1])
+  devices = tuple(jax.local_devices()[:members])
+  if len(devices) == 1:
+    return _train(network, config, None, common, own)
+  # Filled up with the last member, which is thrown away again.
+  rows = np.minimum(np.arange(-(-members // len(devices)) * len(devices)),
+                    members - 1)  # fmt: skip
+  mesh = jax.sharding.Mesh(np.array(devices), ("path",))
+  found = _train(network, config, mesh, common, tuple(a[rows] for a in own))
+  return jax.tree.map(lambda a: a[:members], jax.device_get(found))
+
+
+@functools.partial(jax.jit, static_argnames=("network", "config", "mesh"))
 def _train(
   network: Network,
   config: PredictorConfig,
-  inputs: Inputs,
-  targets: jax.Array,
-  weights: jax.Array,
-  train_rows: jax.Array,
-  held_rows: jax.Array,
-  n_train: jax.Array,
-  n_held: jax.Array,
-  keys: jax.Array,
+  mesh: jax.sharding.Mesh | None,
+  common: tuple,
+  own: tuple,
+) -> tuple:
+  run = functools.partial(_train_members, network, config)
+  if mesh is None:
+    return run(common, own)
+  # Apart from each other: a device whose members have stopped is done.
+  return jax.shard_map(
+    run, mesh=mesh, in_specs=(P(), P("path")), out_specs=P("path"),
+    check_vma=False,
+  )(common, own)  # fmt: skip
+
+
+def _train_members(
+  network: Network, config: PredictorConfig, common: tuple, own: tuple
 ) -> tuple:
   """Trains all members; only the first `n_train` of `train_rows` count."""
+  inputs, targets, weights, n_train, n_held = common
+  train_rows, held_rows, keys = own
   c, batch = config, config.batch_size
   room, held_room = train_rows.shape[1], held_rows.shape[1]
   steps = -(-n_train // batch)

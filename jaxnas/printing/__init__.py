@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jaxnas.printing.bench import bench_text
 from jaxnas.printing.comparison import comparison_text
+from jaxnas.printing.estimate import estimate_text
 from jaxnas.printing.tables import interval, shorten, table
 
 
@@ -16,6 +17,8 @@ def text(verb: str, result: dict, workdir: Path | None = None) -> str:
     result: its JSON object.
     workdir: work directory of a command that has one.
   """
+  if "estimate" in result:
+    return estimate_text(result)
   if verb == "run":
     return _run_text(result, workdir)
   if verb in _WRITERS:

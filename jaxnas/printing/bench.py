@@ -229,6 +229,24 @@ def _bench_predict_text(result: dict) -> str:
   )
 
 
+def _bench_input_text(result: dict) -> str:
+  step = result["step"]
+  rows = [
+    {
+      "threads": row["threads"],
+      "images/s": spread(row["images_per_second"]),
+      "x the step": spread(row["ratio"]),
+    }
+    for row in result["streams"]
+  ]
+  return (
+    f"{result['images']} images of {result['source']}\n"
+    f"one strict-fair step on {result['batch_size']} images:"
+    f" {spread(step['seconds'])} s, takes {spread(step['images_per_second'])}"
+    f" images/s\n{table(rows)}"
+  )
+
+
 def _costs(arm: dict) -> dict:
   """Columns for what an arm takes beyond its time."""
   setup, program = arm["setup"], arm["largest_program"]
@@ -250,6 +268,7 @@ def _peak_of(arm: dict) -> str:
 
 
 _BENCHES: dict[str, Callable[[dict], str]] = {
+  "input": _bench_input_text,
   "kernels": _bench_kernels_text,
   "masks": _bench_masks_text,
   "blocks": _bench_blocks_text,

@@ -1,10 +1,11 @@
 """One self-contained HTML page about one run, from its work directory."""
 
-import os
 from pathlib import Path
 
+from jaxnas.hosts import once
 from jaxnas.report.load import load
 from jaxnas.report.page import page
+from jaxnas.writer import as_folder, flush, write_atomic
 
 
 def report(workdir: Path) -> Path:
@@ -24,11 +25,9 @@ def report(workdir: Path) -> Path:
   Raises:
     UserError: if `config.json` is missing, or a file cannot be read.
   """
-  workdir = Path(workdir)
-  text = page(load(workdir))
-  target, part = workdir / "report.html", workdir / ".report.html.part"
-  part.write_text(text, encoding="utf-8", newline="\n")
-  os.replace(part, target)
+  target = as_folder(workdir) / "report.html"
+  flush()
+  once(lambda: write_atomic(target, page(load(target.parent))))
   return target
 
 

@@ -14,7 +14,7 @@ from jaxnas.scoring.calibration import merge_stats
 from jaxnas.scoring.engine import each_batch
 from jaxnas.scoring.images import Images, calibration_split
 from jaxnas.scoring.scorer import METRICS, check_score
-from jaxnas.sharding import Placement
+from jaxnas.sharding import RULES, Placement
 
 # Blocks of a call, on each device: enough to hide what a call costs.
 LOOPED = 16
@@ -135,13 +135,14 @@ class BlockScorer:
       # What fills up the last chunk is not computed.
       return each_batch(one, archs, archs[:, 0], n[0])
 
-    whole, spread = P(), P(("path", "data"))
+    whole, spread = P(), RULES["candidates"]
     return jax.jit(
       jax.shard_map(
         chunk, mesh=self._placement.mesh,
         in_specs=(whole, spread, spread, whole, whole, whole),
         out_specs=spread, check_vma=False,
-      )
+      ),
+      out_shardings=self._placement.sharding("replicated"),
     )  # fmt: skip
 
   def __call__(
@@ -225,5 +226,8 @@ def calibrated_block(
   images = Images.of(
     calibration_split(data, config), data, config.batch_size, placement
   )
-  run = jax.jit(lambda v, a, x: _calibrated(supernet, v, a, x))
+  run = jax.jit(
+    lambda v, a, x: _calibrated(supernet, v, a, x),
+    out_shardings=placement.sharding("replicated"),
+  )
   return run(variables, arch, images.x)

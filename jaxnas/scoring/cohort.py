@@ -49,7 +49,7 @@ class CohortEvaluator:
       out = {k: jnp.zeros((len(archs), *y.shape)) for k in METRICS}
       return jax.lax.fori_loop(0, n, network, out)
 
-    self._program = jax.jit(run)
+    self._program = jax.jit(run, out_shardings=placement.sharding("replicated"))
 
   def __call__(
     self, variables: Variables, archs: np.ndarray, n: int | None = None

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas import hosts
 from jaxnas.config import BnMode
 from jaxnas.errors import UserError
 from jaxnas.nets import PathSupernet
@@ -77,7 +78,8 @@ class Engine(abc.ABC):
 class SharingEngine(Engine):
   """An engine that computes what candidates have in common once.
 
-  Each device takes neighbouring candidates, so that sharing goes on there.
+  Each device takes neighbouring candidates, so that sharing goes on there. Of
+  several hosts each looks after its own devices.
   """
 
   def __post_init__(self) -> None:
@@ -143,9 +145,12 @@ class SharingEngine(Engine):
     archs = np.pad(archs, [(0, 0), (before, after)])  # their only choice
     devices = list(self.placement.mesh.devices.flat)
     shares = np.array_split(archs, min(len(devices), len(archs)))
+    owners = [d.process_index for d in devices[: len(shares)]]
     results = [[] for _ in shares]
     walks = []
     for device, share, out in zip(devices, shares, results, strict=False):
+      if device.process_index != hosts.index():
+        continue
       local = on_device((variables, self.calibration.x, x, y), device)
       walks.append(self.walk(local[0], share, *local[1:], n, out))
     # Calls return before they have run: dealing them out in turn keeps all
@@ -153,7 +158,18 @@ class SharingEngine(Engine):
     for _ in itertools.zip_longest(*walks):
       pass
     parts = [fetch() for fetch in itertools.chain(*results)]
-    return {k: np.concatenate([p[k] for p in parts]) for k in self.metrics}
+    # A host may have less candidates than devices, and none of its own.
+    logits = jax.ShapeDtypeStruct(
+      (y.shape[1], self.supernet.space.n_classes), np.float32
+    )
+    owners = np.repeat(owners, [len(share) for share in shares])
+    values = {}
+    for name, metric in self.metrics.items():
+      kind = jax.eval_shape(metric, logits, y[0]).dtype
+      none = np.zeros((0, n, y.shape[1]), kind)
+      own = np.concatenate([none, *(part[name] for part in parts)])
+      values[name] = hosts.gather_rows(own, owners)
+    return values
 
 
 def each_batch(

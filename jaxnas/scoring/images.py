@@ -35,9 +35,11 @@ class Images:
     size = min(batch_size, len(split))
     batches = list(eval_batches(len(split), size))
     index = np.stack([i for i, _ in batches])
-    x = normalize(split.images[index], data.mean, data.std)
+    x = np.empty(index.shape + split.images.shape[1:], np.float32)
+    for batch, rows in zip(x, index, strict=True):  # lazy images are decoded
+      batch[...] = normalize(split.images[rows], data.mean, data.std)
     mask = np.stack([m for _, m in batches])
-    arrays = placement.put((np.asarray(x), split.labels[index], mask))
+    arrays = placement.put((x, split.labels[index], mask))
     return cls(*arrays, len(split))
 
   @property

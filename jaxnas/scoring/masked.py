@@ -16,11 +16,11 @@ from jaxnas.nets.masks import folded
 from jaxnas.nets.mbconv import dtype_of
 from jaxnas.nets.paths import Variables
 from jaxnas.scoring.calibration import merge_stats
-from jaxnas.scoring.engine import each_batch
+from jaxnas.scoring.engine import each_batch, on_device
 from jaxnas.scoring.images import Images, calibration_split
 from jaxnas.scoring.mask_sharing import MaskTrie, saving
 from jaxnas.scoring.scorer import METRICS, check_score
-from jaxnas.sharding import Placement
+from jaxnas.sharding import RULES, Placement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +122,10 @@ class MaskScorer:
     self._program = self._compile()
     # Who names a form wants to see that form.
     self._engine = "serial" if given else config.engine
+    fixed = on_device(self._calibration.x, jax.local_devices()[0])
     self._trie = MaskTrie(
-      supernet, self.bn_mode, self._calibration.x, METRICS,
-      config.max_live_bytes,
-    )  # fmt: skip
+      supernet, self.bn_mode, fixed, METRICS, config.max_live_bytes
+    )
     self._gather = jax.jit(
       lambda a, index: a.reshape(-1, *a.shape[2:])[index],
       out_shardings=placement.sharding("replicated"),
@@ -222,19 +222,23 @@ class MaskScorer:
       found = each_batch(some, groups, real, filled)
       return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), found)
 
-    whole, spread = P(), P(("path", "data"))
+    whole, spread = P(), RULES["candidates"]
     return jax.jit(
       jax.shard_map(
         chunk, mesh=self._placement.mesh,
         in_specs=(whole, spread, spread, whole, whole, whole, whole),
         out_specs=spread, check_vma=False,
-      )
+      ),
+      out_shardings=self._placement.sharding("replicated"),
     )  # fmt: skip
 
   def _run(self, variables, archs, x, y, n) -> dict[str, np.ndarray]:
     """Values `[m, n, B]` of masks `[m, L]` on the first n batches."""
     if self.shares(archs):
-      return self._trie(variables, archs, x, y, n)
+      # On one device; every host does the same on its own.
+      device = jax.local_devices()[0]
+      local = on_device((variables, x, y), device)
+      return self._trie(local[0], archs, *local[1:], n)
     devices = self._placement.n_devices
     per_device = self.form.vectorised * self.form.looped
     size = per_device * devices

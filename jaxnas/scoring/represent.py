@@ -15,6 +15,7 @@ from jaxnas.nets.change import Change, changes_of_gradients
 from jaxnas.nets.losses import cross_entropy
 from jaxnas.nets.paths import Variables
 from jaxnas.nets.probe import pooled
+from jaxnas.scoring.engine import on_device
 from jaxnas.scoring.nodes import Place, chain, own_variables
 from jaxnas.scoring.trie import Trie, sort_archs
 
@@ -98,8 +99,9 @@ def probe_outputs(
   places = chain(supernet)[: stem + supernet.space.n_layers]
   distinct, rows = sort_archs(supernet.space.validate(archs))
   trie = Trie(np.pad(distinct, [(0, 0), (stem, 0)]))  # the stem's only choice
-  own = jax.device_put(own_variables(supernet, variables)[: len(places)])
-  x = [supernet.cast(jax.device_put(images))[None], *[None] * len(places)]
+  own = own_variables(supernet, variables)[: len(places)]
+  own, images = on_device((own, images), jax.local_devices()[0])
+  x = [supernet.cast(images)[None], *[None] * len(places)]
   found = [[] for _ in places]
   for step in trie.walk([1] * len(places)):
     l, (choice,) = step.layer, step.choices

@@ -30,13 +30,10 @@ def choose_engine(name: str) -> str:
   """The engine that a config means.
 
   On CPU a node takes far longer than a call, and depth-first order keeps few
-  activations. Elsewhere calls dominate. Across hosts every process must run
-  the same programs, which only the serial engine promises.
+  activations. Elsewhere calls dominate.
   """
   if name != "auto":
     return name
-  if jax.process_count() > 1:
-    return "serial"
   return "wavefront" if jax.default_backend() == "cpu" else "routed"
 
 
@@ -238,7 +235,7 @@ class FleetEvaluator:
 
       return jax.lax.map(batch, (x, y))
 
-    self._program = jax.jit(run)
+    self._program = jax.jit(run, out_shardings=placement.sharding("replicated"))
 
   def __call__(self, variables: Variables) -> dict[str, np.ndarray]:
     """Returns `accuracy` and `loss`, `float64[n]` for n networks."""
@@ -279,7 +276,7 @@ class NetworkEvaluator:
 
       return jax.lax.map(batch, (x, y))
 
-    self._program = jax.jit(run)
+    self._program = jax.jit(run, out_shardings=placement.sharding("replicated"))
 
   def __call__(self, variables: Variables) -> dict[str, float]:
     """Returns `accuracy` and `loss`."""

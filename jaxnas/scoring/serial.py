@@ -49,7 +49,10 @@ class Serial(Engine):
         in_specs=(P(), spread, P(), P(), P(), P()), out_specs=spread,
         check_vma=False,
       )  # fmt: skip
-    return jax.jit(candidates)
+    # All hosts see all results.
+    return jax.jit(
+      candidates, out_shardings=self.placement.sharding("replicated")
+    )
 
   def __call__(
     self,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxnas.errors import UserError
+from jaxnas.profiling import watch_rounds
 from jaxnas.search.base import Metrics, Objective, Searcher, State
 
 
@@ -33,11 +34,12 @@ def run_search(
   Raises:
     UserError: if the objective does not return a metric for every arch.
   """
+  run = watch_rounds("search", rounds - state["round"])
   while state["round"] < rounds:
     archs = searcher.ask(state)
     if not len(archs):
       break
-    metrics = objective(archs)
+    metrics = run(objective, archs)
     if not isinstance(metrics, dict):
       raise UserError(
         "an objective returns a dict of metrics by name, not"

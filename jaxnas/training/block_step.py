@@ -8,6 +8,7 @@ import optax
 from jaxnas.config import TrainConfig
 from jaxnas.nets import BlockSupernet, Noise
 from jaxnas.nets.losses import correct, cross_entropy
+from jaxnas.training.accumulate import in_parts
 from jaxnas.training.feed import Feed, Step
 from jaxnas.training.step import (
   TrainState,
@@ -52,9 +53,15 @@ def make_block_step(
     keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
     x, y = feed.batch(arrays, indices, keys[0])
     arch = blocks[jax.random.randint(keys[1], (), 0, len(blocks))]
-    noise = Noise(keys[2], state.step / n_steps)
-    (loss, (hits, stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-      state.params, state.batch_stats, arch, x, y, noise
+
+    def found(x, y, key):
+      noise = Noise(key, state.step / n_steps)
+      return jax.value_and_grad(loss_of, has_aux=True)(
+        state.params, state.batch_stats, arch, x, y, noise
+      )
+
+    (loss, (hits, stats)), grads = in_parts(
+      found, config.accumulate, x, y, keys[2]
     )
     norm = optax.tree.norm(grads)
     grads = clip_gradient(grads, norm, config.optimizer.clip_norm)

@@ -15,7 +15,8 @@ import optax
 from jaxnas.config import RetrainConfig
 from jaxnas.nets import PathSupernet, blend_stats, group_names
 from jaxnas.nets.losses import correct, cross_entropy
-from jaxnas.training.feed import Feed, Step
+from jaxnas.training.accumulate import in_parts
+from jaxnas.training.feed import Feed, Step, compile_step
 from jaxnas.training.optimizers import freeze_unused, used_tree
 from jaxnas.training.step import (
   TrainState,
@@ -81,7 +82,11 @@ def make_cohort_step(
 
   def network(tx, params, batch_stats, opt_state, arch, x, y):
     """One step of one network: its new trees, and its metrics."""
-    grads, (loss, hits, stats) = differentiate(params, batch_stats, arch, x, y)
+
+    def found(x, y, _):
+      return differentiate(params, batch_stats, arch, x, y)
+
+    grads, (loss, hits, stats) = in_parts(found, config.accumulate, x, y)
     norm = optax.tree.norm(grads)
     grads = clip_gradient(grads, norm, config.optimizer.clip_norm)
     counts = (arch[:, None] == choice_axis).astype(jnp.int32)
@@ -132,8 +137,7 @@ def make_cohort_step(
     )
     return new, metrics
 
-  everywhere = feed.placement.sharding("replicated")
-  compiled = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
+  compiled = compile_step(step, feed)
   arrays = feed.arrays
 
   def of(archs: np.ndarray, rates: np.ndarray, n: int | None = None) -> Step:
@@ -147,6 +151,11 @@ def make_cohort_step(
       rate = rates[taken]
       return compiled(state, archs, number, rate, key, indices, arrays)
 
+    def trace(state, key, indices):
+      rate = jax.ShapeDtypeStruct((), np.float32)
+      return compiled.trace(state, archs, number, rate, key, indices, arrays)
+
+    run.trace = trace  # as of `Step`
     return run
 
   return of

@@ -10,8 +10,9 @@ import numpy as np
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.data import Batches
 from jaxnas.errors import RunError
+from jaxnas.profiling import Watch
 from jaxnas.sharding import Placement
-from jaxnas.training.feed import Step
+from jaxnas.training.feed import Step, StreamedBatches
 from jaxnas.training.step import TrainState
 from jaxnas.writer import Journal, Progress
 
@@ -38,7 +39,7 @@ def fit(
   step: Step,
   state: TrainState,
   key: jax.Array,
-  batches: Batches,
+  batches: Batches | StreamedBatches,
   schedule: Schedule,
   checkpoints: Checkpoints,
   journal: Journal,
@@ -57,7 +58,7 @@ def fit(
     step: jitted step.
     state: fresh state; also says how a checkpoint is laid out.
     key: PRNG key of the stage.
-    batches: index stream.
+    batches: what the steps take.
     schedule: when to log, save and validate.
     checkpoints: of this stage.
     journal: log rows.
@@ -83,11 +84,16 @@ def fit(
   journal.rewind(stage, first)
   if first >= schedule.n_steps:
     return state, spent
+  state = placement.scatter(state)
   start = time.monotonic()
   pending: list[tuple[int, dict]] = []
+  whole = placement.gather
+  # Cohorts of one stage are numbered; the first one's trace is enough.
+  run = Watch(stage.split("-")[0], schedule.n_steps - first)
   with Progress(stage, schedule.n_steps, first) as progress:
-    for i in range(first + 1, schedule.n_steps + 1):
-      state, metrics = step(state, key, batches.indices(i - 1))
+    taken = batches.inputs(first, schedule.n_steps)
+    for i, inputs in enumerate(taken, first + 1):
+      state, metrics = run(step, state, key, inputs)
       pending.append((i, metrics))
       last = i == schedule.n_steps
       save = last or i % schedule.checkpoint_every == 0
@@ -102,11 +108,11 @@ def fit(
           journal.write(stage, step=i, epoch=epoch, **row, learning_rate=rate)
         progress.update(i, loss=row["loss"], accuracy=row["accuracy"])
       if look:
-        journal.write(stage, step=i, epoch=epoch, **evaluate(state))
+        journal.write(stage, step=i, epoch=epoch, **evaluate(whole(state)))
       if save:
         seconds = spent + time.monotonic() - start
-        checkpoints.save(i, state, {"seconds": seconds})
-  return state, spent + time.monotonic() - start
+        checkpoints.save(i, whole(state), {"seconds": seconds})
+  return whole(state), spent + time.monotonic() - start
 
 
 def _read(stage, pending, groups, checkpoints) -> dict[str, float]:

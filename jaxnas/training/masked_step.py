@@ -9,6 +9,7 @@ from jaxnas.config import MasksConfig, TrainConfig
 from jaxnas.nets import MaskedSupernet, Noise
 from jaxnas.nets.losses import correct, cross_entropy
 from jaxnas.nets.masks import group_squares
+from jaxnas.training.accumulate import in_parts
 from jaxnas.training.feed import Feed, Step
 from jaxnas.training.step import (
   TrainState,
@@ -51,8 +52,8 @@ def make_masked_step(
   """
   space, fixed = supernet.space, masks.rates == "fixed"
   channels = np.array([g.channels for g in space.groups], np.float32)
-  examples = masks.examples or 10.0 * len(feed.labels)
-  delay = masks.rate_delay * (len(feed.labels) // config.batch_size)
+  examples = masks.examples or 10.0 * feed.n
+  delay = masks.rate_delay * (feed.n // config.batch_size)
   names = node_names(supernet)
 
   def loss_of(params, batch_stats, x, y, mask_key, noise):
@@ -84,9 +85,15 @@ def make_masked_step(
   def step(state: TrainState, key, indices, arrays):
     keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
     x, y = feed.batch(arrays, indices, keys[0])
-    noise = Noise(keys[1], state.step / n_steps)
-    grads, (loss, kl, hits, stats) = jax.grad(loss_of, has_aux=True)(
-      state.params, state.batch_stats, x, y, keys[2], noise
+
+    def found(x, y, keys):
+      noise = Noise(keys[0], state.step / n_steps)
+      return jax.grad(loss_of, has_aux=True)(
+        state.params, state.batch_stats, x, y, keys[1], noise
+      )
+
+    grads, (loss, kl, hits, stats) = in_parts(
+      found, config.accumulate, x, y, (keys[1], keys[2])
     )
     # Before the optimiser, so that no momentum of the delay is left.
     learns = state.step >= delay

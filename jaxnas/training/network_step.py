@@ -5,6 +5,7 @@ import optax
 
 from jaxnas.nets import Noise
 from jaxnas.nets.losses import correct, cross_entropy
+from jaxnas.training.accumulate import in_parts
 from jaxnas.training.feed import Feed, Step
 from jaxnas.training.step import (
   TrainState,
@@ -22,6 +23,7 @@ def make_network_step(
   names: list[str],
   n_steps: int,
   feed: Feed,
+  accumulate: int = 1,
 ) -> Step:
   """Builds the step that trains one plain network.
 
@@ -34,6 +36,7 @@ def make_network_step(
     names: groups of the flags in `finite`, the classifier last.
     n_steps: of the whole training, for noise that grows.
     feed: training images.
+    accumulate: parts of a batch that are computed in turn.
 
   Returns:
     `step(state, key, indices) -> (state, metrics)`, jitted, the state donated.
@@ -52,9 +55,15 @@ def make_network_step(
   def step(state: TrainState, key, indices, arrays):
     key = jax.random.fold_in(key, state.step)
     x, y = feed.batch(arrays, indices, key)
-    noise = Noise(jax.random.fold_in(key, 1), state.step / n_steps)
-    (loss, (hits, stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-      state.params, state.batch_stats, x, y, noise
+
+    def found(x, y, key):
+      noise = Noise(key, state.step / n_steps)
+      return jax.value_and_grad(loss_of, has_aux=True)(
+        state.params, state.batch_stats, x, y, noise
+      )
+
+    (loss, (hits, stats)), grads = in_parts(
+      found, accumulate, x, y, jax.random.fold_in(key, 1)
     )
     norm = optax.tree.norm(grads)
     grads = clip_gradient(grads, norm, clip_norm)

@@ -76,6 +76,12 @@ def make_optimizer(
   L2 decay enters the gradient before the momentum, as in PyTorch's SGD and
   RMSProp; `adamw` decouples it.
   """
+  tx = _make_optimizer(config, schedule)
+  update = jax.named_scope("optimiser")(tx.update)
+  return optax.GradientTransformation(tx.init, update)
+
+
+def _make_optimizer(config, schedule):
   mask = None if config.decay_all else decay_mask
   decay = optax.add_decayed_weights(config.weight_decay, mask)
   match config.name:

@@ -12,7 +12,7 @@ from jaxnas.config import TrainConfig
 from jaxnas.nets import BlockSupernet, Noise
 from jaxnas.nets.losses import correct, cross_entropy
 from jaxnas.nets.relaxed_blocks import relaxed_logits
-from jaxnas.training.feed import Feed
+from jaxnas.training.feed import Feed, compile_step
 from jaxnas.training.step import clip_gradient
 
 Tree = Any
@@ -144,9 +144,14 @@ def make_relaxed_step(
     metrics = {name: v[1] for name, v in found.items()}
     return new.replace(step=new.step + 1), {**metrics, "finite": finite}
 
-  everywhere = feed.placement.sharding("replicated")
-  compiled = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
+  compiled = compile_step(step, feed)
   # As an argument, or every lambda would be compiled anew; so those above 0
   # find one program in the compilation cache.
   rest = feed.arrays, jnp.float32(guidance)
-  return lambda state, key, indices: compiled(state, key, indices, *rest)
+
+  def run(state, key, indices):
+    return compiled(state, key, indices, *rest)
+
+  # As of `Step`.
+  run.trace = lambda *given: compiled.trace(*given, *rest)
+  return run

@@ -1,6 +1,5 @@
 """The jitted training steps: supernet paths, and fleets of plain networks."""
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -10,11 +9,12 @@ import numpy as np
 import optax
 
 from jaxnas.config import RetrainConfig, TrainConfig
-from jaxnas.errors import UserError
 from jaxnas.nets import Fleet, PathSupernet, blend_stats, group_names
 from jaxnas.nets.losses import correct, cross_entropy
+from jaxnas.training.accumulate import in_parts
 from jaxnas.training.feed import Feed, Step
 from jaxnas.training.optimizers import freeze_unused, used_tree
+from jaxnas.training.path_gradients import make_path_gradients
 from jaxnas.training.samplers import PathSampler
 
 Tree = Any
@@ -63,91 +63,6 @@ def init_state(
   )
 
 
-def paths_in_flight(
-  config: TrainConfig, sampler: PathSampler, supernet: PathSupernet
-) -> int:
-  """Paths of a step that are computed together.
-
-  Raises:
-    UserError: if `train.paths_in_flight` does not suit the sampler: only
-      strictly fair paths, which differ at every layer, share a program.
-  """
-  k = sampler.n_paths
-  routable = sampler.strictly_fair and supernet.is_routable(k)
-  flight = config.paths_in_flight or (k if routable else 1)
-  legal = [d for d in range(1, k + 1) if k % d == 0] if routable else [1]
-  if flight not in legal:
-    raise UserError(
-      f"train.paths_in_flight={flight} does not suit sampler {sampler.name!r}"
-      f" with {k} paths; legal values: {[0, *legal]}."
-    )
-  return flight
-
-
-def _make_gradients(
-  supernet: PathSupernet, sampler: PathSampler, config: TrainConfig
-) -> Callable:
-  """Gradient of all paths' losses, group by group.
-
-  Returns:
-    `(params, batch_stats, archs, x, y) -> (gradients, losses [K], shares of
-    correct predictions [K], measured statistics)`.
-  """
-  k = sampler.n_paths
-  flight = paths_in_flight(config, sampler, supernet)
-  weight = 1.0 if config.loss_reduce == "sum" else 1.0 / k
-
-  def group_loss(params, batch_stats, archs, x, y):
-    variables = {"params": params, "batch_stats": batch_stats}
-    if flight == k > 1:
-      logits, stats = supernet.apply_routed(variables, archs, x)
-    elif flight > 1:
-      logits, stats = supernet.apply_group(variables, archs, x)
-    else:
-      image = x if x.ndim == 4 else x[0]
-      logits, stats = supernet.apply_path(variables, archs[0], image, False)
-      logits = logits[None]
-    losses = cross_entropy(logits, y, config.label_smoothing).mean(-1)
-    return weight * losses.sum(), (losses, correct(logits, y).mean(-1), stats)
-
-  differentiate = jax.value_and_grad(group_loss, has_aux=True)
-
-  def all_groups(params, batch_stats, archs, x, y):
-    if flight == k:
-      (_, aux), grads = differentiate(params, batch_stats, archs, x, y)
-      return grads, *aux
-
-    def split(a):
-      return a.reshape((k // flight, flight) + a.shape[1:])
-
-    own = x.ndim == 5
-    rows = (split(archs), split(x), split(y)) if own else (split(archs),)
-
-    def one_group(row):
-      batch = row[1:] if own else (x, y)
-      (_, (losses, hits, stats)), grads = differentiate(
-        params, batch_stats, row[0], *batch
-      )
-      return (grads, stats), (losses, hits)
-
-    def body(total, row):
-      sums, rest = one_group(row)
-      return jax.tree.map(jnp.add, total, sums), rest
-
-    first = jax.tree.map(lambda a: a[0], rows)
-    shapes, _ = jax.eval_shape(one_group, first)
-    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    (grads, stats), (losses, hits) = jax.lax.scan(body, zero, rows)
-    fixed = {
-      g: tree if g.startswith("layer_")
-      else jax.tree.map(lambda s: s * (flight / k), tree)
-      for g, tree in stats.items()
-    }  # fmt: skip
-    return grads, losses.reshape(-1), hits.reshape(-1), fixed
-
-  return all_groups
-
-
 def make_supernet_step(
   supernet: PathSupernet,
   sampler: PathSampler,
@@ -179,20 +94,24 @@ def make_supernet_step(
   Raises:
     UserError: for a `paths_in_flight` that the sampler cannot keep.
   """
-  gradients = _make_gradients(supernet, sampler, config)
+  placement = feed.placement
+  gradients = make_path_gradients(supernet, sampler, config, placement)
   names = group_names(supernet.space)
   choice_axis = jnp.arange(int(supernet.space.n_choices.max()))
 
   def step(state: TrainState, key, indices, arrays):
     path_key, image_key = jax.random.split(key)
     archs = sampler.sample(path_key, state.step)
-    archs = feed.placement.constrain(archs, "paths")
     image_key = jax.random.fold_in(image_key, state.step)
     x, y = feed.batch(arrays, indices, image_key)
+    if x.ndim == 4 and sampler.n_paths > 1:  # devices differ in their paths
+      x, y = (placement.constrain(a, "shared_batch") for a in (x, y))
     counts = (archs[:, :, None] == choice_axis).sum(0, dtype=jnp.int32)
-    grads, losses, hits, stats = gradients(
-      state.params, state.batch_stats, archs, x, y
-    )
+
+    def found(x, y, _):
+      return gradients(state.params, state.batch_stats, archs, x, y)
+
+    grads, losses, hits, stats = in_parts(found, config.accumulate, x, y)
     norm = optax.tree.norm(grads)
     grads = clip_gradient(grads, norm, config.optimizer.clip_norm)
     if sampler.strictly_fair:
@@ -256,8 +175,14 @@ def make_fleet_step(
   def step(state: TrainState, key, indices, arrays):
     image_key, drop_key = jax.random.split(jax.random.fold_in(key, state.step))
     x, y = feed.batch(arrays, indices, image_key)
-    grads, (losses, hits, stats) = jax.grad(loss, has_aux=True)(
-      state.params, state.batch_stats, x, y, drop_key
+
+    def found(x, y, key):
+      return jax.grad(loss, has_aux=True)(
+        state.params, state.batch_stats, x, y, key
+      )
+
+    grads, (losses, hits, stats) = in_parts(
+      found, config.accumulate, x, y, drop_key
     )
     owners = fleet.network_of(grads)
     squares = jnp.zeros(fleet.n)
@@ -294,6 +219,7 @@ def make_fleet_step(
   return Step(step, feed)
 
 
+@jax.named_scope("optimiser")
 def clip_gradient(grads: Tree, norm: jax.Array, bound: float) -> Tree:
   """Shrinks gradients of a known norm to a bound; 0 is none."""
   if not bound:
@@ -302,6 +228,7 @@ def clip_gradient(grads: Tree, norm: jax.Array, bound: float) -> Tree:
   return jax.tree.map(lambda g: g * shrink, grads)
 
 
+@jax.named_scope("finite")
 def finite_groups(
   names: list[str], stats: Tree, losses: jax.Array, params: Tree
 ) -> jax.Array:

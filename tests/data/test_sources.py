@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from jaxnas.config import DataConfig
-from jaxnas.data.sources import STD_FLOOR, Dataset, fingerprint, load, moments
+from jaxnas.data.facts import STD_FLOOR, fingerprint, moments
+from jaxnas.data.sources import Dataset, load
 from jaxnas.data.split import held_out_count, stratified
 from jaxnas.errors import UserError
 

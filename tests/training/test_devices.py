@@ -1,5 +1,6 @@
 """Steps on eight fake devices equal those on one; in a process of its own."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,16 +16,21 @@ def main() -> None:
   """Runs in the child: prints one JSON object of differences."""
   import jax
   import numpy as np
-  from tiny import SMALL, make_feed, shaken
+  from tiny import SMALL, make_feed, make_space, shaken
 
+  from jaxnas import sharding
   from jaxnas.config import (
     MeshConfig,
+    NetConfig,
     OptimizerConfig,
+    PredictorConfig,
     RetrainConfig,
     TrainConfig,
   )  # fmt: skip
   from jaxnas.nets import Fleet, PathSupernet
-  from jaxnas.sharding import Placement, make_placement
+  from jaxnas.predictors.ensembles import NeuralPredictor
+  from jaxnas.sharding import make_placement
+  from jaxnas.spaces import Conv, MBConv
   from jaxnas.training import (
     init_state,
     make_fleet_step,
@@ -33,28 +39,26 @@ def main() -> None:
     make_supernet_step,
   )  # fmt: skip
 
-  mesh = jax.make_mesh(
-    (1, 1), ("data", "path"), devices=jax.devices()[:1],
-    axis_types=(jax.sharding.AxisType.Auto,) * 2,
-  )  # fmt: skip
+  sharding.SHARDED = 1  # no weight of a tiny network is large
   placements = {
-    "one": Placement(mesh),
-    "data4path2": make_placement(MeshConfig(data=4, path=2)),
-    "data8": make_placement(MeshConfig(data=8)),
-  }
+    name: make_placement(MeshConfig(*axes))
+    for name, axes in {
+      "one": (1, 1), "data8": (8, 1), "data4path2": (4, 2),
+      "data2path4": (2, 4), "data2path2": (2, 2), "weights": (8, 1, True),
+    }.items()
+  }  # fmt: skip
   optimizer = OptimizerConfig(clip_norm=1.0)
   tx = make_optimizer(optimizer, lambda _: 0.1)
 
-  def supernet(placement, share):
-    config = TrainConfig(sampler="fair", share_batch=share, optimizer=optimizer)
-    net = PathSupernet(SMALL)
+  def supernet(placement, space=SMALL, parts=1, **changes):
+    config = TrainConfig(sampler="fair", optimizer=optimizer, **changes)
+    net = PathSupernet(space, NetConfig(bn_parts=parts))
+    feed = dataclasses.replace(make_feed(placement=placement), bn_parts=parts)
     step = make_supernet_step(
-      net, make_sampler(config, SMALL), tx, config,
-      make_feed(placement=placement),
-    )  # fmt: skip
-    variables = shaken(net.init(jax.random.key(0)))
-    state = placement.put(init_state(variables, tx, SMALL.n_choices))
-    return step, state, (16,) if share else (2, 16)
+      net, make_sampler(config, space), tx, config, feed
+    )
+    state = init_state(shaken(net.init(jax.random.key(0))), tx, space.n_choices)
+    return step, state, () if config.share_batch else (space.n_choices[0],)
 
   def fleet(placement):
     joint = Fleet(SMALL, ((0, 0), (1, 1)))
@@ -63,32 +67,59 @@ def main() -> None:
       joint, tx, config, 0.9, 0.2, make_feed(placement=placement)
     )
     variables = shaken(joint.init(jax.random.split(jax.random.key(0), 2)))
-    return step, placement.put(init_state(variables, tx)), (16,)
+    return step, init_state(variables, tx), ()
 
+  three = make_space(*[(Conv(3), MBConv(2, 3), MBConv(1, 3))] * 2)
+  # 14 images do not divide by 4 or 8, nor 3 paths by 4 devices.
   kinds = {
-    "shared": lambda p: supernet(p, True),
-    "separate": lambda p: supernet(p, False),
-    "fleet": fleet,
+    "shared": (supernet, 14, ("data8", "data4path2", "weights")),
+    "separate": (
+      lambda p: supernet(p, three, share_batch=False),
+      14,
+      ("data2path4",),
+    ),
+    "parts": (
+      lambda p: supernet(p, parts=2, accumulate=2),
+      16,
+      ("data2path2",),
+    ),
+    "fleet": (fleet, 14, ("data4path2",)),
   }
   out = {"devices": jax.device_count()}
-  for kind, build in kinds.items():
+  for kind, (build, images, names) in kinds.items():
     ends = {}
-    for name, placement in placements.items():
-      if name == "data8" and kind != "shared":
-        continue
+    for name in ("one", *names):
+      placement = placements[name]
       step, state, shape = build(placement)
+      state = placement.scatter(placement.put(state))
       for i in range(2):
-        rows = np.random.default_rng(i).integers(0, 48, shape, np.int32)
+        rows = np.random.default_rng(i).integers(
+          0, 48, (*shape, images), np.int32
+        )
         state, metrics = step(state, jax.random.key(0), rows)
-      assert all(a.sharding.is_fully_replicated for a in jax.tree.leaves(state))
+      spread = [
+        not a.sharding.is_fully_replicated for a in jax.tree.leaves(state)
+      ]
+      assert any(spread) == (name == "weights")
       ends[name] = jax.device_get((state, metrics))
-    for name in list(ends)[1:]:
+    for name in names:
       pairs = zip(
         jax.tree.leaves(ends["one"]), jax.tree.leaves(ends[name]), strict=True
       )
       out[f"{kind}-{name}"] = max(
         float(np.abs(np.float64(a) - np.float64(b)).max()) for a, b in pairs
       )
+  predictor = NeuralPredictor(
+    PredictorConfig("mlp", ensemble=9, layers=1, width=8, epochs=4)
+  )
+  rng = np.random.default_rng(0)
+  archs = rng.integers(0, 2, (40, 3), np.int32)
+  values, means = archs.sum(1) + rng.normal(size=40), []
+  for devices in (jax.devices(), jax.devices()[:1]):
+    jax.local_devices = lambda devices=devices: devices
+    fitted = predictor.fit(np.array([2, 2, 2]), archs, values, 0)
+    means.append(fitted.predict(archs))
+  out["ensemble"] = float(np.abs(np.subtract(*means)).max())
   print(json.dumps(out))
 
 
@@ -114,8 +145,8 @@ def differences():
 
 @pytest.mark.parametrize(
   "case",
-  ["shared-data4path2", "shared-data8", "separate-data4path2",
-   "fleet-data4path2"],
+  ["shared-data8", "shared-data4path2", "shared-weights",
+   "separate-data2path4", "parts-data2path2", "fleet-data4path2", "ensemble"],
 )  # fmt: skip
 def test_eight_devices_equal_one(differences, case):
   assert differences["devices"] == 8
