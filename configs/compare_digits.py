@@ -2,6 +2,10 @@
 
     python -m jaxnas compare configs/compare_digits.py --workdir runs/compare
 
+87 minutes on 2 CPU cores beside other work, compilation included; `--jobs 2`
+runs two arms at a time. Test accuracies of 0.975 to 0.993, no pair of which can
+be told apart (docs/results.md).
+
 Each arm searches for about 440,000 image evaluations (a training image counts
 3) with the same data split; its winner is trained from scratch by the same
 recipe. Chains of layers keep 600,000 multiply-adds; the masked networks of
@@ -79,10 +83,15 @@ def get_configs() -> dict[str, ExperimentConfig]:
 
 
 def quicktest() -> dict[str, ExperimentConfig]:
-  """The same stages, with little training and few archs."""
+  """The same stages in small spaces, with little training and few archs."""
   arms = get_configs()
+  chain = ['space.options={"depths": [1, 2]}', "budget=macs<=300k"]
   shared = ["train.epochs=1", "train.optimizer.warmup_epochs=0"]
-  short = ["divide.epochs=1", "divide.together=4"]
+  short = [*chain, "divide.epochs=1", "divide.together=4"]
+  searched = [
+    *chain, *shared, "search.population=8", "search.generations=1",
+    "search.front=1",
+  ]  # fmt: skip
   own = {
     "random": ["search.population=4", *short],
     "evolution": [
@@ -91,23 +100,27 @@ def quicktest() -> dict[str, ExperimentConfig]:
     ],
     "early": ["divide.samples=4", "divide.keep=2", "divide.conquer_epochs=1",
               *short],
-    "spos": [*shared, "search.population=8", "search.generations=1"],
-    "fairnas": [*shared, "search.population=8", "search.generations=1"],
+    "dcnas": ["divide.samples=4", "divide.clusters=2",
+              "divide.conquer_epochs=1", *short],
+    "spos": searched,
+    "fairnas": searched,
     "gcn": [
-      *shared, "search.segments.samples=24", "search.segments.candidates=8",
+      *chain, *shared, "search.segments.first=2", "search.segments.later=2",
+      "search.segments.samples=12", "search.segments.candidates=8",
       "search.segments.top_k=4",
     ],
     "pgnas": [*shared, "masks.candidates=16", "masks.batch=16",
               'space.options={"width": 4, "blocks": 1}'],
     "irlas": [
       *shared, "blocks.rounds=10", "blocks.per_round=4", "expert.iterations=2",
-      "expert.rounds=10", "expert.samples=64",
+      "expert.rounds=10", "expert.samples=64", "score.calibration_images=64",
+      'space.options={"max_layers": 4, "stem": 4, "stages": [[4, 1], [8, 1]]}',
     ],
-    "dcnas": ["divide.samples=4", "divide.clusters=2",
-              "divide.conquer_epochs=1", *short],
   }  # fmt: skip
   retrain = ["retrain.epochs=1", "retrain.optimizer.warmup_epochs=0"]
-  return {k: override(v, [*own[k], *retrain]) for k, v in arms.items()}
+  return {
+    name: override(arm, [*own[name], *retrain]) for name, arm in arms.items()
+  }
 
 
 def _alike(config: ExperimentConfig) -> ExperimentConfig:

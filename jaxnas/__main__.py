@@ -2,4 +2,5 @@
 
 from jaxnas.cli import main
 
-main()
+if __name__ == "__main__":  # processes of `compare --jobs` import this file
+  main()

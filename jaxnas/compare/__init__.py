@@ -9,7 +9,7 @@ from jaxnas.compare.summary import compare_regrets, compare_runs
 from jaxnas.compare.tables import applicable, search_arms
 from jaxnas.errors import UserError
 from jaxnas.report.comparison import write_comparison
-from jaxnas.writer import write_json
+from jaxnas.writer import as_folder, write_json
 
 SEEDS = (0, 1, 2)
 TABLE_SEEDS = tuple(range(30))
@@ -21,6 +21,7 @@ def compare(
   seeds: Sequence[int] | None = None,
   settings: Sequence[str] = (),
   table: Path | None = None,
+  jobs: int = 1,
 ) -> dict:
   """Runs every arm with every seed and compares what they found.
 
@@ -35,6 +36,7 @@ def compare(
     seeds: of the runs; default 0 to 2, or 0 to 29 with a table.
     settings: overrides of every arm, `data.limit=200`.
     table: searches this table of results instead; compares regrets.
+    jobs: runs at the same time; not with a table, whose runs take no time.
 
   Returns:
     The content of `comparison.json`, and `path`, the page.
@@ -43,10 +45,14 @@ def compare(
     UserError: for fewer than two arms, arms that differ in what has to be
       equal, seeds that are no set, or the directory of another comparison.
   """
-  workdir = Path(workdir)
+  workdir = as_folder(workdir)
   if seeds is None:
     seeds = TABLE_SEEDS if table else SEEDS
   seeds = _checked(seeds)
+  if jobs < 1 or (table and jobs > 1):
+    raise UserError(
+      f"--jobs is {jobs}; legal: {'1 with --table' if table else '1 or more'}."
+    )
   arms, left_out = load_arms(references, settings), {}
   if table:
     arms, left_out = applicable(arms)
@@ -55,7 +61,7 @@ def compare(
     rows = search_arms(arms, seeds, workdir, table)
     result = compare_regrets(arms, seeds, rows)
   else:
-    rows = run_arms(arms, seeds, workdir)
+    rows = run_arms(arms, seeds, workdir, jobs)
     result = compare_runs(arms, seeds, rows)
   result["left_out"] = [{"arm": k, "why": v} for k, v in left_out.items()]
   write_json(workdir / "comparison.json", result)

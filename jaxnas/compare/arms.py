@@ -7,8 +7,9 @@ from pathlib import Path
 
 from jaxnas.config import ExperimentConfig, call_config, override, to_json
 from jaxnas.errors import UserError
+from jaxnas.experiment.claim import flat
 from jaxnas.methods import make_space
-from jaxnas.writer import read_json, write_json
+from jaxnas.writer import is_file, make_folder, read_json, write_json
 
 # What makes the stand-alone trainings of two arms the same but for the arch.
 # How often a training is logged or saved changes nothing.
@@ -138,7 +139,7 @@ def _table_fields(config: ExperimentConfig) -> dict[str, object]:
 
 
 def _training_fields(config: ExperimentConfig) -> dict[str, object]:
-  fields = _flat(to_json(config))
+  fields = flat(to_json(config))
   if config.retrain.dropout < 0:  # the space's
     space = make_space(config)
     fields["retrain.dropout"] = float(getattr(space, "dropout", 0.0))
@@ -147,17 +148,6 @@ def _training_fields(config: ExperimentConfig) -> dict[str, object]:
     for k, v in fields.items()
     if k not in IGNORED and any(f"{k}.".startswith(f"{a}.") for a in ALIKE)
   }
-
-
-def _flat(value: dict, prefix: str = "") -> dict[str, object]:
-  """Leaves of nested objects by dotted names."""
-  out = {}
-  for key, item in value.items():
-    if isinstance(item, dict):
-      out |= _flat(item, f"{prefix}{key}.")
-    else:
-      out[f"{prefix}{key}"] = item
-  return out
 
 
 def check_folder(
@@ -174,13 +164,13 @@ def check_folder(
     UserError: saying what differs.
   """
   path = workdir / "arms.json"
-  if path.is_file():
+  if is_file(path):
     if why := _differences(read_json(path), _record(arms, table)):
       raise UserError(
         f"work directory {workdir} belongs to another comparison ({why}); use"
         " another --workdir."
       )
-  elif (workdir / "config.json").exists():
+  elif is_file(workdir / "config.json"):
     raise UserError(
       f"work directory {workdir} belongs to a single run; use another"
       " --workdir."
@@ -199,12 +189,7 @@ def claim(workdir: Path, arms: Sequence[Arm], table: str | None = None) -> None:
     UserError: as `check_folder`, or if the folder cannot be made.
   """
   check_folder(workdir, arms, table)
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(
-      f"work directory {workdir} cannot be made: {error.strerror}."
-    ) from error
+  make_folder(workdir)
   write_json(workdir / "arms.json", _record(arms, table))
 
 
@@ -226,7 +211,7 @@ def _differences(theirs: dict, mine: dict) -> str:
   changed = [name for name in old if old[name] != new[name]]
   if not changed:
     return ""
-  a, b = _flat(old[changed[0]]), _flat(new[changed[0]])
+  a, b = flat(old[changed[0]]), flat(new[changed[0]])
   fields = [
     f"{k}: {a.get(k)!r} there, {b.get(k)!r} here"
     for k in {**a, **b}

@@ -2,7 +2,9 @@
 
 import contextlib
 import logging
+import multiprocessing
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 from pathlib import Path
 
 from jaxnas.compare.arms import Arm, check_folder, claim
@@ -10,26 +12,29 @@ from jaxnas.errors import RunError, UserError
 from jaxnas.experiment import make_experiment
 from jaxnas.experiment.effort import effort
 from jaxnas.memory import drop_programs
-from jaxnas.writer import read_json, write_json
+from jaxnas.writer import is_file, read_json, write_json
 
 log = logging.getLogger("jaxnas")
 
+Task = tuple[Arm, int, Path]  # what runs, its seed, its folder
 STAGES = ("train", "search", "retrain")
 SEARCH = ("train", "search")  # what finding the winner costs
 
 
 def run_arms(
-  arms: Sequence[Arm], seeds: Sequence[int], workdir: Path
+  arms: Sequence[Arm], seeds: Sequence[int], workdir: Path, jobs: int = 1
 ) -> dict[str, list[dict]]:
   """Runs every arm with every seed, or goes on with that.
 
-  All in one process, so that later seeds find compiled programs; all arms of a
-  seed before the next, so that what is there after a kill can be compared.
+  All arms of a seed come before the next, so that what is there after a kill
+  can be compared; by then later seeds find compiled programs.
 
   Args:
     arms: two or more.
     seeds: of the runs.
     workdir: folder of the comparison.
+    jobs: runs at the same time, each in a process of its own if there are
+      several.
 
   Returns:
     By arm a row for each seed, see `run_one`.
@@ -41,23 +46,46 @@ def run_arms(
   """
   check_folder(workdir, arms)
   for arm in arms:
-    todo = [s for s in seeds if not _row(_folder(workdir, arm, s)).is_file()]
+    todo = [s for s in seeds if not is_file(_row(_folder(workdir, arm, s)))]
     if todo:
       with _named(arm, todo[0]):
         make_experiment(arm.seeded(todo[0]), _folder(workdir, arm, todo[0]))
   claim(workdir, arms)
-  rows, done = {arm.name: [] for arm in arms}, 0
-  for seed in seeds:
-    for arm in arms:
-      rows[arm.name].append(run_one(arm, seed, _folder(workdir, arm, seed)))
-      done += 1
-      log.info(
-        "run %d of %d: %s with seed %d has test accuracy %.4f", done,
-        len(arms) * len(seeds), arm.name, seed,
-        rows[arm.name][-1]["test_accuracy"],
-      )  # fmt: skip
+  tasks = [(a, s, _folder(workdir, a, s)) for s in seeds for a in arms]
+  rows: dict[str, list[dict]] = {arm.name: [] for arm in arms}
+  for done, ((arm, seed, _), row) in enumerate(_run_all(tasks, jobs), 1):
+    rows[arm.name].append(row)
+    log.info(
+      "run %d of %d: %s with seed %d has test accuracy %.4f", done, len(tasks),
+      arm.name, seed, row["test_accuracy"],
+    )  # fmt: skip
   _check_images(rows)
   return rows
+
+
+def _run_all(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, dict]]:
+  """Tasks with their rows, in order."""
+  if jobs == 1:
+    for task in tasks:
+      yield task, run_one(*task)
+    return
+  # Started afresh: JAX's threads do not live through a fork.
+  context = multiprocessing.get_context("spawn")
+  with futures.ProcessPoolExecutor(
+    jobs, mp_context=context, initializer=_speak
+  ) as pool:
+    running = [pool.submit(run_one, *task) for task in tasks]
+    try:
+      for task, run in zip(tasks, running, strict=True):
+        yield task, run.result()
+    except BaseException:
+      pool.shutdown(cancel_futures=True)
+      raise
+
+
+def _speak() -> None:
+  """Warnings of a process of its own look like those of this one."""
+  logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
 
 def _check_images(rows: dict[str, list[dict]]) -> None:
@@ -93,7 +121,7 @@ def run_one(arm: Arm, seed: int, folder: Path) -> dict:
     the splits.
   """
   path = _row(folder)
-  if path.is_file():
+  if is_file(path):
     return read_json(path)
   with _named(arm, seed):
     experiment = make_experiment(arm.seeded(seed), folder)

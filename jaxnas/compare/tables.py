@@ -8,7 +8,7 @@ from jaxnas.errors import UserError
 from jaxnas.methods import DivideMethod, PathMethod, get_method
 from jaxnas.table_search import search_table
 from jaxnas.tables import load_table
-from jaxnas.writer import Progress, read_json
+from jaxnas.writer import Progress, is_file, read_json
 
 
 def applicable(arms: Sequence[Arm]) -> tuple[list[Arm], dict[str, str]]:
@@ -70,7 +70,7 @@ def search_arms(
       for seed in seeds:
         folder = workdir / arm.name / f"seed-{seed}"
         # It is written last, so without it the search was not finished.
-        if (folder / "config.json").is_file():
+        if is_file(folder / "config.json"):
           row = read_json(folder / "search.json")
         else:
           row = search_table(arm.seeded(seed), table, folder)
