@@ -71,6 +71,9 @@ class Group:
     env = {
       **os.environ, **env, "JAX_PLATFORMS": "cpu",
       "XLA_FLAGS": FLAGS.format(devices),
+      # One process with two devices takes two threads at least, and how many
+      # there are decides how XLA splits long sums.
+      "NPROC": "2",
       "PYTHONPATH": os.pathsep.join(map(str, roots)),
     }  # fmt: skip
     self.processes = []
