@@ -627,6 +627,19 @@ def test_two_methods_for_real(make_set, tmp_path):
     "source": "digits", "fingerprint": e.setup.data.fingerprint,
     "train": 200, "validation": VALIDATION, "test": TEST,
   }  # fmt: skip
+  # Two processes find what one does, in the order of the arms.
+  apart = compare([str(path)], tmp_path / "apart", seeds=[0], jobs=2)
+  for arm, other in zip(result["arms"], apart["arms"], strict=True):
+    (run,), (same,) = arm["runs"], other["runs"]
+    assert {**run, "seconds": 0} == {**same, "seconds": 0}
+
+
+def test_jobs_are_one_or_more_and_not_for_tables(make_set, tmp_path):
+  path = str(make_set())
+  with pytest.raises(UserError, match="--jobs is 0; legal: 1 or more"):
+    compare([path], tmp_path / "w", jobs=0)
+  with pytest.raises(UserError, match="--jobs is 2; legal: 1 with a table"):
+    compare([path], tmp_path / "w", table=tmp_path / "t.csv", jobs=2)
 
 
 def test_a_refusal_names_its_arm_and_seed(make_set, tmp_path):

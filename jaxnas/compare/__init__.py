@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxnas import hosts
 from jaxnas.compare.arms import Arm, check_alike, load_arms
 from jaxnas.compare.runs import run_arms
 from jaxnas.compare.summary import compare_regrets, compare_runs
@@ -49,10 +50,10 @@ def compare(
   if seeds is None:
     seeds = TABLE_SEEDS if table else SEEDS
   seeds = _checked(seeds)
-  if jobs < 1 or (table and jobs > 1):
-    raise UserError(
-      f"--jobs is {jobs}; legal: {'1 with --table' if table else '1 or more'}."
-    )
+  alone = "a table" if table else "several hosts" if hosts.count() > 1 else ""
+  if jobs < 1 or (alone and jobs > 1):
+    legal = f"1 with {alone}" if alone else "1 or more"
+    raise UserError(f"--jobs is {jobs}; legal: {legal}.")
   arms, left_out = load_arms(references, settings), {}
   if table:
     arms, left_out = applicable(arms)
