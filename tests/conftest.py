@@ -9,6 +9,21 @@ from jaxnas.memory import drop_programs
 REPO = Path(__file__).resolve().parents[1]
 
 
+# Files that take longest. Begun first, they leave no worker alone at the end.
+LONGEST = (
+  "test_experiment.py", "test_notebooks.py", "test_hosts.py", "test_dcnas.py",
+  "test_pgnas.py", "test_irlas.py", "test_eight_devices.py", "test_step.py",
+  "test_masked_step.py", "test_engines.py", "test_cli.py", "test_gcn.py",
+  "test_notebooks_methods.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Puts the tests of the longest files first, otherwise in their order."""
+  order = {name: i for i, name in enumerate(LONGEST)}
+  items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def repo() -> Path:
   """The root of the checkout."""

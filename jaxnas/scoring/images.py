@@ -35,9 +35,10 @@ class Images:
     size = min(batch_size, len(split))
     batches = list(eval_batches(len(split), size))
     index = np.stack([i for i, _ in batches])
-    x = np.empty(index.shape + split.images.shape[1:], np.float32)
-    for batch, rows in zip(x, index, strict=True):  # lazy images are decoded
-      batch[...] = normalize(split.images[rows], data.mean, data.std)
+    images = split.images  # looked at once; lazy ones are decoded by the batch
+    x = np.empty(index.shape + images.shape[1:], np.float32)
+    for batch, rows in zip(x, index, strict=True):
+      batch[...] = normalize(images[rows], data.mean, data.std)
     mask = np.stack([m for _, m in batches])
     arrays = placement.put((x, split.labels[index], mask))
     return cls(*arrays, len(split))
