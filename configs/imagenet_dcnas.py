@@ -13,7 +13,12 @@ sizes, on digits.
 
 import dataclasses
 
-from jaxnas.config import DivideConfig, ExperimentConfig, load_config
+from jaxnas.config import (
+  DivideConfig,
+  ExperimentConfig,
+  RankingConfig,
+  load_config,
+)
 
 
 def get_config() -> ExperimentConfig:
@@ -34,7 +39,7 @@ def get_config() -> ExperimentConfig:
       together=1,
     ),  # fmt: skip
     retrain=base.retrain,
-    ranking=base.ranking,
+    ranking=RankingConfig(n_archs=13),
   )
 
 
