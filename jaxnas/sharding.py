@@ -22,7 +22,6 @@ RULES: dict[str, P] = {
   "replicated": P(),
   "batch": P(("data", "path")),  # [B, ...]: images of one batch
   "shared_batch": P("data"),  # [B, ...]: images that every path sees
-  "paths": P("path"),  # [K, ...]: one row per path or network
   "path_batch": P("path", "data"),  # [K, B, ...]: a batch of every path
   "candidates": P(("path", "data")),  # [n, ...]: archs to score, all devices
 }
