@@ -6,8 +6,8 @@ No search: the block and its macro-architecture are the authors', 9,962,600
 parameters and 1,418,807,296 multiply-adds at 224 pixels. Their model scores
 75.15 % top-1 (authors; 75.28 % in the paper); how it was trained is not
 published, so the recipe here is ours, and neither score nor wall time is
-promised. Training images
-are streamed from what `prepare` packs (docs/data.md). `quicktest` trains it on the embedded digits at 16 pixels.
+promised. Training images are streamed from what `prepare` packs (docs/data.md).
+`quicktest` trains it on the embedded digits at 16 pixels.
 """
 
 import dataclasses

@@ -4,9 +4,9 @@
 
 The paper reports 24.8 % top-1 error with 6.6 M weights; a released log of this
 recipe ends 1.8 points above (authors), so that figure is not promised.
-Not run in full by us, so neither score nor wall time is promised. Training images
-are streamed from what `prepare` packs (docs/data.md). `quicktest`
-runs a narrow network on the embedded digits.
+Not run in full by us, so neither score nor wall time is promised.
+Training images are streamed from what `prepare` packs (docs/data.md).
+`quicktest` runs a narrow network on the embedded digits.
 """
 
 import dataclasses

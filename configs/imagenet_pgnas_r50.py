@@ -4,9 +4,9 @@
 
 The paper reports 22.73 % top-1 error with 26.0 M weights, out of a super-net
 of 44.0 M; our reading of it has 28.1 M, and no other was found that fits.
-Not run in full by us, so neither score nor wall time is promised. Training images
-are streamed from what `prepare` packs (docs/data.md). `quicktest`
-runs a narrow network on the embedded digits.
+Not run in full by us, so neither score nor wall time is promised.
+Training images are streamed from what `prepare` packs (docs/data.md).
+`quicktest` runs a narrow network on the embedded digits.
 """
 
 import dataclasses
