@@ -1,19 +1,21 @@
 """All methods side by side on scikit-learn's digits, at equal search cost.
 
-    python -m jaxnas compare configs/compare_digits.py --workdir runs/compare
+    python -m jaxnas compare configs/compare_digits.py --workdir runs/compare \
+      --jobs 2
 
-87 minutes on 2 CPU cores beside other work, compilation included; `--jobs 2`
-runs two arms at a time. Test accuracies of 0.975 to 0.993, no pair of which can
-be told apart (docs/results.md).
+50 minutes on 2 CPU cores, compilation included: `--jobs 2` runs two arms at a
+time. Test accuracies of 0.979 to 0.990, no pair of which can be told apart
+(docs/results.md).
 
-Each arm searches for about 440,000 image evaluations (a training image counts
-3) with the same data split; its winner is trained from scratch by the same
-recipe. Chains of layers keep 600,000 multiply-adds; the masked networks of
+Each arm searches for 400 to 445 thousand image evaluations (a training image
+counts 3) with the same data split; its winner is trained from scratch by the
+same recipe. Chains of layers keep 600,000 multiply-adds; the masked networks of
 PGNAS and the blocks of IRLAS have spaces of their own, so compare their
 accuracies at the multiply-adds beside them. `random`, `evolution`, `early` and
 `dcnas` share no weights: `early` is plain early stopping, DC-NAS with one
 cluster and as many networks trained longer. `quicktest` goes through the same
-stages and learns little. All sizes are ours.
+stages and learns little (with `--seeds 0 --jobs 2` in four and a half minutes
+on 2 CPU cores, nothing compiled before). All sizes are ours.
 """
 
 import dataclasses
