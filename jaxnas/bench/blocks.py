@@ -181,32 +181,32 @@ class _Alone:
     return self._means([jax.device_get(self._run(run)) for run in self._runs])
 
   def _means(self, found: list[dict]) -> dict[str, np.ndarray]:
-    real = np.asarray(self._images.mask)
     return {
-      name: np.array([f[name][real].mean(dtype=np.float64) for f in found])
+      name: np.array(
+        [self._images.real(f[name]).mean(dtype=np.float64) for f in found]
+      )
       for name in METRICS
     }
 
   def _run(self, run):
-    x, y, _ = self._images.arrays
-    return run(self._calibration.x, x, y)
+    return run(self._calibration, self._images)
 
 
 def _program(network: GraphNetwork):
   """A compiled function that calibrates and scores one network."""
 
-  def score(variables, calibration, x, y):
-    def measure(x):
+  def score(variables, calibration, images):
+    def measure(x, _):
       apply = functools.partial(network.apply, mutable=["batch_stats"])
       return apply(variables, x, False)[1]["batch_stats"]
 
-    stats = merge_stats(jax.lax.map(measure, calibration))
+    stats = merge_stats(calibration.map(measure))
     own = {**variables, "batch_stats": {**variables["batch_stats"], **stats}}
 
-    def batch(xy):
-      logits = network.apply(own, xy[0])
-      return {name: f(logits, xy[1]) for name, f in METRICS.items()}
+    def batch(x, y):
+      logits = network.apply(own, x)
+      return {name: f(logits, y) for name, f in METRICS.items()}
 
-    return jax.lax.map(batch, (x, y))
+    return images.map(batch)
 
   return jax.jit(score)

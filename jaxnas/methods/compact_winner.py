@@ -35,7 +35,7 @@ def compact_winner(
     variables = jax.jit(
       lambda v, keep, x: calibrated(setup.supernet, v, keep, x),
       out_shardings=setup.placement.sharding("replicated"),
-    )(variables, arch.astype(np.float32), images.x)
+    )(variables, arch.astype(np.float32), images)
   network = CompactNetwork(setup.space.graph, tuple(arch.tolist()), config.net)
   return network, compact(setup.space, arch, jax.device_get(variables))
 

@@ -7,7 +7,12 @@ from jaxnas.errors import RunError
 from jaxnas.methods.base import load_supernet, train_fleet
 from jaxnas.methods.setup import PathSetup
 from jaxnas.nets import Fleet, PlainNetwork, Variables, inherit
-from jaxnas.scoring import Images, calibration_split, recalibrated
+from jaxnas.scoring import (
+  Images,
+  NetworkEvaluator,
+  calibration_split,
+  recalibrated,
+)
 from jaxnas.training import PathSampler, TrainState
 
 
@@ -46,11 +51,14 @@ def inherited(
   Returns:
     Variables of its `PlainNetwork`, on the host.
   """
-  images = _images(setup, calibration_split(setup.data, setup.config.score))
+  images = Images.of(
+    calibration_split(setup.data, setup.config.score), setup.data,
+    setup.config.score.batch_size, setup.placement,
+  )  # fmt: skip
   fresh = jax.jit(
     lambda v, a, x: recalibrated(setup.supernet, v, a, x),
     out_shardings=setup.placement.sharding("replicated"),
-  )(variables, arch, images.x)
+  )(variables, arch, images)
   return jax.device_get(inherit(fresh, setup.space, arch))
 
 
@@ -74,21 +82,14 @@ def check_inherited(
     return
   net = setup.config.net
   network = PlainNetwork(setup.space, tuple(arch.tolist()), net)
-  images = _images(setup, setup.data.validation)
-  apply = jax.jit(network.apply)
-  hits = sum(
-    int(((np.argmax(apply(variables, x), -1) == y) & m).sum())
-    for x, y, m in zip(*jax.device_get(images.arrays), strict=True)
-  )
+  data, size = setup.data, setup.config.score.batch_size
+  found = NetworkEvaluator(
+    network, data, data.validation, size, setup.placement
+  )(variables)["accuracy"]
   # Another compilation may round borderline images the other way.
   share = 0.001 if net.precision == "float32" else 0.01
-  if abs(hits / images.n - searched) > max(2 / images.n, share) + 1e-9:
+  if abs(found - searched) > max(2 / len(data.validation), share) + 1e-9:
     raise RunError(
-      f"the winner outside the supernet scores {hits / images.n:.4f}, in the"
+      f"the winner outside the supernet scores {found:.4f}, in the"
       f" search {searched:.4f}; please report this"
     )
-
-
-def _images(setup: PathSetup, split) -> Images:
-  size = setup.config.score.batch_size
-  return Images.of(split, setup.data, size, setup.placement)

@@ -11,8 +11,7 @@ from jaxnas.nets import BlockSupernet
 from jaxnas.nets.mbconv import dtype_of
 from jaxnas.nets.paths import Variables
 from jaxnas.scoring.calibration import merge_stats
-from jaxnas.scoring.engine import each_batch
-from jaxnas.scoring.images import Images, calibration_split
+from jaxnas.scoring.images import Images, calibration_split, each_batch
 from jaxnas.scoring.scorer import METRICS, check_score
 from jaxnas.sharding import RULES, Placement
 
@@ -103,9 +102,9 @@ class BlockScorer:
     return -(-size // n_tiles)  # equal tiles: the last one is filled up
 
   def _check_memory(self, limit: int) -> None:
-    scored = self._images.mask.shape[1]
+    scored = self._images.batch_size
     if self.bn_mode == "recalibrate":
-      scored = max(scored, self._calibration.mask.shape[1])
+      scored = max(scored, self._calibration.batch_size)
     # The buffer of all layers, its update, and the taps of a convolution.
     need = scored * self._image_bytes() * (2 * (self.space.max_layers + 1) + 25)
     if need > limit:
@@ -117,20 +116,20 @@ class BlockScorer:
   def _compile(self):
     supernet, bn_mode = self._supernet, self.bn_mode
 
-    def score(variables, calibration, x, y, arch):
+    def score(variables, calibration, images, arch):
       if bn_mode == "recalibrate":
         variables = _calibrated(supernet, variables, arch, calibration)
 
-      def batch(xy):
+      def batch(x, y):
         stored = bn_mode != "batch"
-        logits, _ = supernet.apply(variables, arch, xy[0], stored)
-        return {name: f(logits, xy[1]) for name, f in METRICS.items()}
+        logits, _ = supernet.apply(variables, arch, x, stored)
+        return {name: f(logits, y) for name, f in METRICS.items()}
 
-      return jax.lax.map(batch, (x, y))
+      return images.map(batch)
 
-    def chunk(variables, archs, n, calibration, x, y):
+    def chunk(variables, archs, n, calibration, images):
       def one(arch, _):
-        return score(variables, calibration, x, y, arch)
+        return score(variables, calibration, images, arch)
 
       # What fills up the last chunk is not computed.
       return each_batch(one, archs, archs[:, 0], n[0])
@@ -139,7 +138,7 @@ class BlockScorer:
     return jax.jit(
       jax.shard_map(
         chunk, mesh=self._placement.mesh,
-        in_specs=(whole, spread, spread, whole, whole, whole),
+        in_specs=(whole, spread, spread, whole, whole),
         out_specs=spread, check_vma=False,
       ),
       out_shardings=self._placement.sharding("replicated"),
@@ -163,7 +162,6 @@ class BlockScorer:
       UserError: for an illegal block.
     """
     archs = self.space.validate(archs)
-    x, y, _ = self._images.arrays
     devices = self._placement.n_devices
     waiting = []
     for start in range(0, len(archs), LOOPED * devices):
@@ -181,15 +179,16 @@ class BlockScorer:
         (
           places,
           self._program(
-            variables, rows, counts, self._calibration.x, x, y
+            variables, rows, counts, self._calibration, self._images
           ),
         )
       )  # fmt: skip
-    real = np.asarray(self._images.mask)
     values = {
-      name: np.concatenate(
-        [np.asarray(found[name])[places] for places, found in waiting]
-      )[:, real]
+      name: self._images.real(
+        np.concatenate(
+          [np.asarray(found[name])[places] for places, found in waiting]
+        )
+      )
       for name in METRICS
     }
     out = {name: a.mean(1, dtype=np.float64) for name, a in values.items()}
@@ -199,8 +198,8 @@ class BlockScorer:
 
 
 def _calibrated(supernet, variables, arch, calibration) -> Variables:
-  stats = jax.lax.map(
-    lambda x: supernet.apply(variables, arch, x, False)[1], calibration
+  stats = calibration.map(
+    lambda x, _: supernet.apply(variables, arch, x, False)[1]
   )
   return {**variables, "batch_stats": merge_stats(stats)}
 
@@ -230,4 +229,4 @@ def calibrated_block(
     lambda v, a, x: _calibrated(supernet, v, a, x),
     out_shardings=placement.sharding("replicated"),
   )
-  return run(variables, arch, images.x)
+  return run(variables, arch, images)

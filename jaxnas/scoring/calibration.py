@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from jaxnas.nets import PathSupernet
 from jaxnas.nets.paths import Tree, Variables
+from jaxnas.scoring.images import Images
 
 
 def merge_stats(batches: Tree) -> Tree:
@@ -32,7 +33,7 @@ def recalibrated(
   supernet: PathSupernet,
   variables: Variables,
   arch: jax.Array,
-  calibration: jax.Array,
+  calibration: Images,
 ) -> Variables:
   """Variables whose BN statistics on one path are those of fixed images.
 
@@ -40,19 +41,16 @@ def recalibrated(
     supernet: the network.
     variables: of the supernet; left alone.
     arch: `int32[L]`, may be traced.
-    calibration: `float32[b, B, H, W, C]`; each batch is normalised by its own
-      statistics on the way, and statistics are merged over batches.
+    calibration: each batch is normalised by its own statistics on the way, and
+      statistics are merged over batches.
 
   Returns:
     Variables with new statistics for the choices of `arch`; those of other
     choices are meaningless.
   """
 
-  def batch(x):
+  def batch(x, _):
     return supernet.apply_path(variables, arch, x, stored=False)[1]
 
-  if calibration.shape[0] == 1:
-    stats = batch(calibration[0])
-  else:
-    stats = merge_stats(jax.lax.map(batch, calibration))
+  stats = merge_stats(calibration.map(batch))
   return {**variables, "batch_stats": {**variables["batch_stats"], **stats}}

@@ -35,18 +35,19 @@ class CohortEvaluator:
   ) -> None:
     self._images = Images.of(split, data, batch_size, placement)
 
-    def run(variables, archs, n, x, y):
+    def run(variables, archs, n, images):
       def network(i, out):
         own = jax.tree.map(lambda a: a[i], variables)
 
-        def batch(xy):
-          logits, _ = supernet.apply_path(own, archs[i], xy[0], stored=True)
-          return {name: f(logits, xy[1]) for name, f in METRICS.items()}
+        def batch(x, y):
+          logits, _ = supernet.apply_path(own, archs[i], x, stored=True)
+          return {name: f(logits, y) for name, f in METRICS.items()}
 
-        found = jax.lax.map(batch, (x, y))
+        found = images.map(batch)
         return {k: a.at[i].set(found[k]) for k, a in out.items()}
 
-      out = {k: jnp.zeros((len(archs), *y.shape)) for k in METRICS}
+      shape = (len(archs), *images.y.shape)
+      out = {k: jnp.zeros(shape) for k in METRICS}
       return jax.lax.fori_loop(0, n, network, out)
 
     self._program = jax.jit(run, out_shardings=placement.sharding("replicated"))
@@ -66,9 +67,9 @@ class CohortEvaluator:
     """
     n = len(archs) if n is None else n
     found = jax.device_get(
-      self._program(
-        variables, archs, np.int32(n), self._images.x, self._images.y
-      )
+      self._program(variables, archs, np.int32(n), self._images)
     )
-    real = np.asarray(self._images.mask)
-    return {k: a[:n, real].mean(1, dtype=np.float64) for k, a in found.items()}
+    return {
+      name: self._images.real(a[:n]).mean(1, dtype=np.float64)
+      for name, a in found.items()
+    }

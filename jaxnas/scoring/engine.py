@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import hosts
@@ -56,8 +55,7 @@ class Engine(abc.ABC):
     self,
     variables: Variables,
     archs: np.ndarray,
-    x: jax.Array,
-    y: jax.Array,
+    images: Images,
     n: int,
   ) -> Values:
     """Scores archs.
@@ -65,8 +63,7 @@ class Engine(abc.ABC):
     Args:
       variables: of the supernet.
       archs: `int32[m, L]`, distinct, in lexicographic order.
-      x: batches of images, `float32[b, B, H, W, C]`; b always the same.
-      y: their labels, `int32[b, B]`.
+      images: always as many batches b.
       n: the first n batches are scored, at most b.
 
     Returns:
@@ -106,7 +103,7 @@ class SharingEngine(Engine):
   @functools.cached_property
   def row_bytes(self) -> list[int]:
     """Statistics of a node of each place, on every calibration batch."""
-    batches = len(self.calibration.x) * (self.bn_mode == "recalibrate")
+    batches = self.calibration.n_batches * (self.bn_mode == "recalibrate")
     return [8 * p.width * batches for p in self.places]
 
   @property
@@ -119,9 +116,8 @@ class SharingEngine(Engine):
     self,
     variables: Variables,
     archs: np.ndarray,
-    calibration: jax.Array,
-    x: jax.Array,
-    y: jax.Array,
+    calibration: Images,
+    images: Images,
     n: int,
     out: list,
   ) -> Iterator[None]:
@@ -136,8 +132,7 @@ class SharingEngine(Engine):
     self,
     variables: Variables,
     archs: np.ndarray,
-    x: jax.Array,
-    y: jax.Array,
+    images: Images,
     n: int,
   ) -> Values:
     """See `Engine`."""
@@ -151,7 +146,7 @@ class SharingEngine(Engine):
     for device, share, out in zip(devices, shares, results, strict=False):
       if device.process_index != hosts.index():
         continue
-      local = on_device((variables, self.calibration.x, x, y), device)
+      local = on_device((variables, self.calibration, images), device)
       walks.append(self.walk(local[0], share, *local[1:], n, out))
     # Calls return before they have run: dealing them out in turn keeps all
     # devices busy.
@@ -159,46 +154,18 @@ class SharingEngine(Engine):
       pass
     parts = [fetch() for fetch in itertools.chain(*results)]
     # A host may have less candidates than devices, and none of its own.
+    size, y = images.batch_size, images.y[0]
     logits = jax.ShapeDtypeStruct(
-      (y.shape[1], self.supernet.space.n_classes), np.float32
+      (size, self.supernet.space.n_classes), np.float32
     )
     owners = np.repeat(owners, [len(share) for share in shares])
     values = {}
     for name, metric in self.metrics.items():
-      kind = jax.eval_shape(metric, logits, y[0]).dtype
-      none = np.zeros((0, n, y.shape[1]), kind)
+      kind = jax.eval_shape(metric, logits, y).dtype
+      none = np.zeros((0, n, size), kind)
       own = np.concatenate([none, *(part[name] for part in parts)])
       values[name] = hosts.gather_rows(own, owners)
     return values
-
-
-def each_batch(
-  score: Callable[[Tree, jax.Array], Tree], x: Tree, y: jax.Array, n: jax.Array
-) -> Tree:
-  """Maps a function over the first batches, in a program for any number.
-
-  Args:
-    score: of one batch, to arrays.
-    x: `[b, B, ...]`, or a tree of such arrays.
-    y: `[b, B]`.
-    n: `int32[]`, at most b.
-
-  Returns:
-    Arrays `[b, ...]`, zeros behind the first n.
-  """
-
-  def batch(i):
-    return score(jax.tree.map(lambda a: a[i], x), y[i])
-
-  if len(y) == 1:
-    return jax.tree.map(lambda a: a[None], batch(0))
-  shapes = jax.eval_shape(batch, 0)
-  out = jax.tree.map(lambda s: jnp.zeros((len(y), *s.shape), s.dtype), shapes)
-
-  def one(i, out):
-    return jax.tree.map(lambda a, v: a.at[i].set(v), out, batch(i))
-
-  return jax.lax.fori_loop(0, n, one, out)
 
 
 def on_device(tree: Tree, device: jax.Device) -> Tree:

@@ -19,7 +19,8 @@ from jaxnas.nets.masks import MaskedSegment, folded
 from jaxnas.nets.mbconv import dtype_of
 from jaxnas.nets.paths import Tree, Variables
 from jaxnas.scoring.calibration import merge_stats
-from jaxnas.scoring.engine import Metric, each_batch
+from jaxnas.scoring.engine import Metric
+from jaxnas.scoring.images import Images, each_batch, normalized
 from jaxnas.spaces.graph import IMAGES
 from jaxnas.spaces.segments import Segment, cut
 
@@ -58,8 +59,7 @@ class MaskTrie:
   Args:
     supernet: the masked network.
     bn_mode: where batch-norm statistics come from.
-    calibration: images that give them in the mode `recalibrate`,
-      `float32[b, B, H, W, C]`.
+    calibration: images that give them in the mode `recalibrate`.
     metrics: functions of logits `[B, n_classes]` and labels `[B]`.
     max_live_bytes: bound on the activations between segments; images are taken
       in parts that keep it.
@@ -69,7 +69,7 @@ class MaskTrie:
     self,
     supernet: MaskedSupernet,
     bn_mode: BnMode,
-    calibration: jax.Array,
+    calibration: Images,
     metrics: Mapping[str, Metric],
     max_live_bytes: int,
   ) -> None:
@@ -145,8 +145,7 @@ class MaskTrie:
     self,
     variables: Variables,
     archs: np.ndarray,
-    x: jax.Array,
-    y: jax.Array,
+    images: Images,
     n: int,
   ) -> dict[str, np.ndarray]:
     """Scores masks; as `MaskScorer` wants it.
@@ -154,8 +153,7 @@ class MaskTrie:
     Args:
       variables: of the supernet.
       archs: `int32[m, L]`, any order.
-      x: tiles of images, `float32[t, B, H, W, C]`.
-      y: their labels, `int32[t, B]`.
+      images: its batches are tiles.
       n: the first n tiles are scored.
 
     Returns:
@@ -167,11 +165,12 @@ class MaskTrie:
       read, axis=0, return_index=True, return_inverse=True
     )
     distinct = archs[first]
-    part = max(1, self._bytes // (self.image_bytes() * x.shape[1]))
-    part = min(part, len(x))
+    part = max(1, self._bytes // (self.image_bytes() * images.batch_size))
+    part = min(part, images.n_batches)
     found = []
     for start in range(0, n, part):
-      tiles = [_padded(a[start : start + part], part) for a in (x, y)]
+      own = slice(start, start + part)
+      tiles = [_padded(a[own], part) for a in (images.pixels, images.y)]
       count = min(part, n - start)
       values = self._walk(variables, distinct, *tiles, count)
       found.append({k: v[:, :count] for k, v in values.items()})
@@ -180,7 +179,7 @@ class MaskTrie:
       for k in self._metrics
     }
 
-  def _walk(self, variables, archs, x, y, n) -> dict[str, np.ndarray]:
+  def _walk(self, variables, archs, pixels, y, n) -> dict[str, np.ndarray]:
     own = [_own_variables(variables, s) for s in self.segments]
     out: dict[str, list] = {k: [] for k in self._metrics}
     dtype = dtype_of(self._supernet.net)
@@ -206,10 +205,14 @@ class MaskTrie:
           new_fixed = fixed and _only(fixed | new_fixed, segment.writes)
         visit(level + 1, part, new, new_fixed)
 
+    def start(pixels):
+      given = self._calibration  # normalises all images alike
+      return {IMAGES: normalized(pixels, given.mean, given.std).astype(dtype)}
+
     fixed = None
     if self._bn_mode == "recalibrate":
-      fixed = {IMAGES: self._calibration.astype(dtype)}
-    visit(0, np.arange(len(archs)), {IMAGES: x.astype(dtype)}, fixed)
+      fixed = start(self._calibration.pixels)
+    visit(0, np.arange(len(archs)), start(pixels), fixed)
     return {name: np.stack(rows) for name, rows in out.items()}
 
 

@@ -16,8 +16,8 @@ from jaxnas.nets.masks import folded
 from jaxnas.nets.mbconv import dtype_of
 from jaxnas.nets.paths import Variables
 from jaxnas.scoring.calibration import merge_stats
-from jaxnas.scoring.engine import each_batch, on_device
-from jaxnas.scoring.images import Images, calibration_split
+from jaxnas.scoring.engine import on_device
+from jaxnas.scoring.images import Images, calibration_split, each_batch
 from jaxnas.scoring.mask_sharing import MaskTrie, saving
 from jaxnas.scoring.scorer import METRICS, check_score
 from jaxnas.sharding import RULES, Placement
@@ -117,18 +117,14 @@ class MaskScorer:
     )
     fitting = self._fitting(config.max_live_bytes)
     self.form = MaskForm(
-      min(form.vectorised, fitting), form.looped, self._images.mask.shape[1]
+      min(form.vectorised, fitting), form.looped, self._images.batch_size
     )
     self._program = self._compile()
     # Who names a form wants to see that form.
     self._engine = "serial" if given else config.engine
-    fixed = on_device(self._calibration.x, jax.local_devices()[0])
+    fixed = on_device(self._calibration, jax.local_devices()[0])
     self._trie = MaskTrie(
       supernet, self.bn_mode, fixed, METRICS, config.max_live_bytes
-    )
-    self._gather = jax.jit(
-      lambda a, index: a.reshape(-1, *a.shape[2:])[index],
-      out_shardings=placement.sharding("replicated"),
     )
 
   def shares(self, archs: np.ndarray) -> bool:
@@ -173,10 +169,10 @@ class MaskScorer:
     return most * dtype_of(self._supernet.net).itemsize
 
   def _images_at_once(self) -> int:
-    scored = self._images.mask.shape[1]
+    scored = self._images.batch_size
     if self.bn_mode != "recalibrate":
       return scored
-    return max(scored, self._calibration.mask.shape[1])
+    return max(scored, self._calibration.batch_size)
 
   def _fitting(self, max_live_bytes: int) -> int:
     """How many masks fit into memory together."""
@@ -193,7 +189,7 @@ class MaskScorer:
     supernet, bn_mode = self._supernet, self.bn_mode
     vectorised, looped = self.form.vectorised, self.form.looped
 
-    def score(variables, calibration, x, y, n, keep):
+    def score(variables, calibration, images, n, keep):
       if vectorised == 1:
         gates = supernet.space.graph.gates
         variables, keep = folded(variables, keep, gates), None
@@ -205,10 +201,10 @@ class MaskScorer:
         logits, _ = supernet.apply(variables, x, keep, stored)
         return {name: f(logits, y) for name, f in METRICS.items()}
 
-      return each_batch(batch, x, y, n)
+      return images.map_first(batch, n)
 
-    def chunk(variables, keeps, real, calibration, x, y, n):
-      one = functools.partial(score, variables, calibration, x, y, n)
+    def chunk(variables, keeps, real, calibration, images, n):
+      one = functools.partial(score, variables, calibration, images, n)
 
       def some(keeps, _):
         if vectorised == 1:
@@ -226,23 +222,22 @@ class MaskScorer:
     return jax.jit(
       jax.shard_map(
         chunk, mesh=self._placement.mesh,
-        in_specs=(whole, spread, spread, whole, whole, whole, whole),
+        in_specs=(whole, spread, spread, whole, whole, whole),
         out_specs=spread, check_vma=False,
       ),
       out_shardings=self._placement.sharding("replicated"),
     )  # fmt: skip
 
-  def _run(self, variables, archs, x, y, n) -> dict[str, np.ndarray]:
+  def _run(self, variables, archs, images, n) -> dict[str, np.ndarray]:
     """Values `[m, n, B]` of masks `[m, L]` on the first n batches."""
     if self.shares(archs):
       # On one device; every host does the same on its own.
       device = jax.local_devices()[0]
-      local = on_device((variables, x, y), device)
-      return self._trie(local[0], archs, *local[1:], n)
+      variables, images = on_device((variables, images), device)
+      return self._trie(variables, archs, images, n)
     devices = self._placement.n_devices
     per_device = self.form.vectorised * self.form.looped
     size = per_device * devices
-    calibration = self._calibration.x
     waiting = []
     for start in range(0, len(archs), size):
       part = archs[start : start + size]
@@ -256,7 +251,7 @@ class MaskScorer:
       real[places] = True
       keeps, real = self._placement.put((keeps, real), "candidates")
       found = self._program(
-        variables, keeps, real, calibration, x, y, np.int32(n)
+        variables, keeps, real, self._calibration, images, np.int32(n)
       )
       waiting.append((places, found))
     return {
@@ -281,10 +276,9 @@ class MaskScorer:
       `per_example` also `correct`, `bool[m, n_images]`.
     """
     archs = self.space.validate(archs)
-    x, y, _ = self._images.arrays
-    found = self._run(variables, archs, x, y, len(x))
-    real = np.asarray(self._images.mask)
-    values = {name: a[:, real] for name, a in found.items()}
+    images = self._images
+    found = self._run(variables, archs, images, images.n_batches)
+    values = {name: images.real(a) for name, a in found.items()}
     out = {name: a.mean(1, dtype=np.float64) for name, a in values.items()}
     if per_example:
       out["correct"] = values["accuracy"].astype(bool)
@@ -312,11 +306,8 @@ class MaskScorer:
         " they depend on the images beside them. Use recalibrate or running."
       )
     archs = self.space.validate(archs)
-    shape = self._images.mask.shape
-    index = np.resize(images, shape)  # repeats fill the last batch and the rest
-    x, y = (self._gather(a, index) for a in self._images.arrays[:2])
-    n = -(-len(images) // shape[1])
-    found = self._run(variables, archs, x, y, n)
+    n = -(-len(images) // self._images.batch_size)
+    found = self._run(variables, archs, self._images.take(images), n)
     return {
       name: a.reshape(len(archs), -1)[:, : len(images)]
       for name, a in found.items()
@@ -327,7 +318,7 @@ def calibrated(
   supernet: MaskedSupernet,
   variables: Variables,
   keep: jax.Array | None,
-  calibration: jax.Array,
+  calibration: Images,
 ) -> Variables:
   """Variables whose BN statistics under one mask are those of fixed images.
 
@@ -335,10 +326,10 @@ def calibrated(
     supernet: the masked network.
     variables: of it; left alone.
     keep: `float32[L]`; None for a mask that the kernels have in them.
-    calibration: `float32[b, B, H, W, C]`; statistics are merged over batches.
+    calibration: statistics are merged over its batches.
   """
-  stats = jax.lax.map(
-    lambda x: supernet.apply(variables, x, keep, False)[1], calibration
+  stats = calibration.map(
+    lambda x, _: supernet.apply(variables, x, keep, False)[1]
   )
   old = variables["batch_stats"]
   return {**variables, "batch_stats": {**old, **merge_stats(stats)}}

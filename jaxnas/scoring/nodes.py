@@ -93,14 +93,15 @@ class Place:
       Activations `[lanes, B, H', W', C']`, statistics as packed rows.
     """
 
-    def branch(module, own):
+    def branch(c):
+      @jax.named_scope(f"choice_{c}")
       def run(x):
-        y, stats = apply_module(module, own, x, stored=False)
+        y, stats = apply_module(self.modules[c], own[c], x, stored=False)
         return y, self.pack(stats, len(x))
 
       return run
 
-    branches = [branch(m, o) for m, o in zip(self.modules, own, strict=True)]
+    branches = [branch(c) for c in range(len(self.modules))]
     return jax.lax.switch(choice, branches, x)
 
   def apply(
@@ -125,6 +126,7 @@ class Place:
     """
 
     def branch(c):
+      @jax.named_scope(f"choice_{c}")
       def run(x, stats):
         variables = own[c]
         if bn_mode == "recalibrate":
@@ -156,6 +158,16 @@ def chain(supernet: PathSupernet) -> tuple[Place, ...]:
   ]
   shapes = [*stem, *layers, *head]
   return tuple(Place(m, s) for m, s in zip(modules, shapes, strict=True))
+
+
+def place_names(supernet: PathSupernet) -> list[str]:
+  """Names of the places of `chain`, as traces show them."""
+  space = supernet.space
+  return [
+    *(f"stem_{i}" for i in range(len(supernet.stem))),
+    *(f"layer_{l:02d}" for l in range(space.n_layers)),
+    *(f"head_{i}" for i in range(len(supernet.head))),
+  ]
 
 
 def own_variables(

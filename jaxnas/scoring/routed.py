@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.nets.paths import Variables
-from jaxnas.scoring.engine import SharingEngine, Values, each_batch
-from jaxnas.scoring.nodes import merge_rows, own_variables
+from jaxnas.scoring.engine import SharingEngine, Values
+from jaxnas.scoring.images import Images
+from jaxnas.scoring.nodes import merge_rows, own_variables, place_names
 from jaxnas.scoring.trie import Trie
 
 MOST_PER_BLOCK = 256
@@ -70,6 +71,10 @@ class Routed(SharingEngine):
     return max(1, min(MOST_PER_BLOCK, fits, rows))
 
   @functools.cached_property
+  def _names(self) -> list[str]:
+    return place_names(self.supernet)
+
+  @functools.cached_property
   def _program(self):
     return jax.jit(self._run)
 
@@ -77,9 +82,8 @@ class Routed(SharingEngine):
     self,
     variables: Variables,
     archs: np.ndarray,
-    calibration: jax.Array,
-    x: jax.Array,
-    y: jax.Array,
+    calibration: Images,
+    images: Images,
     n: int,
     out: list,
   ) -> Iterator[None]:
@@ -98,12 +102,12 @@ class Routed(SharingEngine):
         )
       ]
       found = self._program(
-        own, classifier, calibration, x, y, np.int32(n), groups
+        own, classifier, calibration, images, np.int32(n), groups
       )
       out.append(functools.partial(_fetched, found, len(block), n))
       yield
 
-  def _run(self, own, classifier, calibration, x, y, n, groups):
+  def _run(self, own, classifier, calibration, images, n, groups):
     rows = [None] * len(self.places)
     if self.bn_mode == "recalibrate":
       rows = self._statistics(own, calibration, groups)
@@ -111,26 +115,26 @@ class Routed(SharingEngine):
     def score(x, y):
       pool = self.supernet.cast(x[None])
       for l, group in enumerate(groups):
-        pool = self._apply(l, own[l], pool, group, rows[l])
+        with jax.named_scope(self._names[l]):
+          pool = self._apply(l, own[l], pool, group, rows[l])
       variables = {"params": {"classifier": classifier}}
       logits = self.supernet.logits(variables, pool)
       return {name: f(logits, y) for name, f in self.metrics.items()}
 
-    return each_batch(score, x, y, n)
+    return images.map_first(score, n)
 
   def _statistics(self, own, calibration, groups):
     """Packed rows of each place, `[block, 2, width]`."""
 
-    def batch(images):
-      pool, found = self.supernet.cast(images[None]), []
+    def batch(x, _):
+      pool, found = self.supernet.cast(x[None]), []
       for l, group in enumerate(groups):
-        pool, row = self._measure(l, own[l], pool, group)
+        with jax.named_scope(self._names[l]):
+          pool, row = self._measure(l, own[l], pool, group)
         found.append(row)
       return found
 
-    if len(calibration) == 1:
-      return batch(calibration[0])
-    return [merge_rows(row) for row in jax.lax.map(batch, calibration)]
+    return [merge_rows(rows) for rows in calibration.map(batch)]
 
   def _measure(self, l, own, below, group):
     """All nodes of a place, with their statistics."""

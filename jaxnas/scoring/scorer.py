@@ -126,10 +126,6 @@ class Scorer:
       supernet, self.bn_mode, calibration, self.batch_size, METRICS | metrics,
       placement, config.max_live_bytes,
     )  # fmt: skip
-    self._gather = jax.jit(
-      lambda a, index: a.reshape(-1, *a.shape[2:])[index],
-      out_shardings=placement.sharding("replicated"),
-    )
 
   @property
   def n_images(self) -> int:
@@ -139,7 +135,7 @@ class Scorer:
   @property
   def batch_size(self) -> int:
     """Images scored at once."""
-    return self._images.mask.shape[1]
+    return self._images.batch_size
 
   def __call__(
     self, variables: Variables, archs: np.ndarray, per_example: bool = False
@@ -156,10 +152,9 @@ class Scorer:
       `float64[n]`; with `per_example` also `correct`, `bool[n, n_images]`.
     """
     distinct, rows = sort_archs(self.space.validate(archs))
-    x, y, _ = self._images.arrays
-    found = self._score(variables, distinct, x, y, len(x))
-    real = np.asarray(self._images.mask)
-    values = {name: a[:, real] for name, a in found.items()}
+    images = self._images
+    found = self._score(variables, distinct, images, images.n_batches)
+    values = {name: images.real(a) for name, a in found.items()}
     out = {n: a.mean(1, dtype=np.float64)[rows] for n, a in values.items()}
     if per_example:
       out["correct"] = values["accuracy"][rows]
@@ -187,11 +182,8 @@ class Scorer:
     """
     _refuse_batch_mode(self.bn_mode)
     distinct, rows = sort_archs(self.space.validate(archs))
-    shape = self._images.mask.shape
-    index = np.resize(images, shape)  # repeats fill the last batch and the rest
-    x, y = (self._gather(a, index) for a in self._images.arrays[:2])
     n = -(-len(images) // self.batch_size)
-    found = self._score(variables, distinct, x, y, n)
+    found = self._score(variables, distinct, self._images.take(images), n)
     return {
       name: a.reshape(len(distinct), -1)[rows, : len(images)]
       for name, a in found.items()
@@ -215,7 +207,7 @@ class FleetEvaluator:
     data: gives the normalisation.
     split: images to classify.
     batch_size: images at once.
-    placement: where they live.
+    placement: each device takes a part of every batch.
   """
 
   def __init__(
@@ -226,26 +218,24 @@ class FleetEvaluator:
     batch_size: int,
     placement: Placement,
   ) -> None:
-    self._images = Images.of(split, data, batch_size, placement)
+    self._images = Images.of(split, data, batch_size, placement, "batches")
 
-    def run(variables, x, y):
-      def batch(xy):
-        logits, _ = fleet.apply(variables, xy[0], stored=True)
-        return {name: f(logits, xy[1]) for name, f in METRICS.items()}
+    def run(variables, images):
+      def batch(x, y):
+        logits, _ = fleet.apply(variables, x, stored=True)
+        return {name: f(logits, y) for name, f in METRICS.items()}
 
-      return jax.lax.map(batch, (x, y))
+      return images.map(batch)
 
     self._program = jax.jit(run, out_shardings=placement.sharding("replicated"))
 
   def __call__(self, variables: Variables) -> dict[str, np.ndarray]:
     """Returns `accuracy` and `loss`, `float64[n]` for n networks."""
-    found = jax.device_get(
-      self._program(variables, self._images.x, self._images.y)
-    )
-    real = np.asarray(self._images.mask)
-    # [b, n, B] -> [n, images]
-    values = {name: np.moveaxis(a, 1, 0)[:, real] for name, a in found.items()}
-    return {n: a.mean(1, dtype=np.float64) for n, a in values.items()}
+    found = jax.device_get(self._program(variables, self._images))
+    return {
+      name: self._images.real(np.moveaxis(a, 1, 0)).mean(1, dtype=np.float64)
+      for name, a in found.items()
+    }
 
 
 class NetworkEvaluator:
@@ -256,7 +246,7 @@ class NetworkEvaluator:
     data: gives the normalisation.
     split: images to classify.
     batch_size: images at once.
-    placement: where they live.
+    placement: each device takes a part of every batch.
   """
 
   def __init__(
@@ -267,22 +257,21 @@ class NetworkEvaluator:
     batch_size: int,
     placement: Placement,
   ) -> None:
-    self._images = Images.of(split, data, batch_size, placement)
+    self._images = Images.of(split, data, batch_size, placement, "batches")
 
-    def run(variables, x, y):
-      def batch(xy):
-        logits = network.apply(variables, xy[0])
-        return {name: f(logits, xy[1]) for name, f in METRICS.items()}
+    def run(variables, images):
+      def batch(x, y):
+        logits = network.apply(variables, x)
+        return {name: f(logits, y) for name, f in METRICS.items()}
 
-      return jax.lax.map(batch, (x, y))
+      return images.map(batch)
 
     self._program = jax.jit(run, out_shardings=placement.sharding("replicated"))
 
   def __call__(self, variables: Variables) -> dict[str, float]:
     """Returns `accuracy` and `loss`."""
-    found = self._program(variables, self._images.x, self._images.y)
-    real = np.asarray(self._images.mask)
+    found = jax.device_get(self._program(variables, self._images))
     return {
-      name: float(np.asarray(a)[real].mean(dtype=np.float64))
+      name: float(self._images.real(a).mean(dtype=np.float64))
       for name, a in found.items()
     }

@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnas.nets.paths import Variables
 from jaxnas.scoring.calibration import recalibrated
-from jaxnas.scoring.engine import Engine, Values, each_batch
+from jaxnas.scoring.engine import Engine, Values
+from jaxnas.scoring.images import Images
 from jaxnas.sharding import RULES
 
 # Candidates of one call on each device. A loop inside the program, rather
@@ -30,9 +31,9 @@ class Serial(Engine):
 
   @functools.cached_property
   def _program(self):
-    def candidates(variables, archs, calibration, x, y, n):
+    def candidates(variables, archs, calibration, images, n):
       def run(arch):
-        return self._score_one(variables, arch, calibration, x, y, n)
+        return self._score_one(variables, arch, calibration, images, n)
 
       def skip(arch):
         shapes = jax.eval_shape(run, arch)
@@ -46,7 +47,7 @@ class Serial(Engine):
       spread = RULES["candidates"]
       candidates = jax.shard_map(
         candidates, mesh=self.placement.mesh,
-        in_specs=(P(), spread, P(), P(), P(), P()), out_specs=spread,
+        in_specs=(P(), spread, P(), P(), P()), out_specs=spread,
         check_vma=False,
       )  # fmt: skip
     # All hosts see all results.
@@ -58,18 +59,16 @@ class Serial(Engine):
     self,
     variables: Variables,
     archs: np.ndarray,
-    x: jax.Array,
-    y: jax.Array,
+    images: Images,
     n: int,
   ) -> Values:
     """See `Engine`."""
     width = self.placement.n_devices * PER_CALL
     padded = -(-len(archs) // width) * width
     rows = np.pad(archs, [(0, padded - len(archs)), (0, 0)], constant_values=-1)
-    calibration = self.calibration.x
     found = [
       self._program(
-        variables, rows[i : i + width], calibration, x, y, np.int32(n)
+        variables, rows[i : i + width], self.calibration, images, np.int32(n)
       )
       for i in range(0, padded, width)
     ]
@@ -79,7 +78,7 @@ class Serial(Engine):
       for name in self.metrics
     }
 
-  def _score_one(self, variables, arch, calibration, x, y, n):
+  def _score_one(self, variables, arch, calibration, images, n):
     if self.bn_mode == "recalibrate":
       variables = recalibrated(self.supernet, variables, arch, calibration)
 
@@ -88,4 +87,4 @@ class Serial(Engine):
       logits, _ = self.supernet.apply_path(variables, arch, x, stored=stored)
       return {name: f(logits, y) for name, f in self.metrics.items()}
 
-    return each_batch(score, x, y, n)
+    return images.map_first(score, n)

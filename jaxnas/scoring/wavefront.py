@@ -17,6 +17,7 @@ from jaxnas.config import BnMode
 from jaxnas.nets.mbconv import dtype_of
 from jaxnas.nets.paths import Variables
 from jaxnas.scoring.engine import SharingEngine, Values
+from jaxnas.scoring.images import Images, normalized
 from jaxnas.scoring.nodes import Place, merge_rows, own_variables
 from jaxnas.scoring.trie import Step, Trie
 
@@ -112,9 +113,8 @@ class Wavefront(SharingEngine):
     self,
     variables: Variables,
     archs: np.ndarray,
-    calibration: jax.Array,
-    x: jax.Array,
-    y: jax.Array,
+    calibration: Images,
+    images: Images,
     n: int,
     out: list,
   ) -> Iterator[None]:
@@ -127,7 +127,7 @@ class Wavefront(SharingEngine):
         rows = yield from self._measure(own, steps, calibration)
       batches = []
       for b in range(n):
-        pools = self._pools(x[b])
+        pools = self._pools(images, b)
         values = []
         for step, row in zip(steps, rows, strict=True):
           l, call = step.layer, self._arguments(step)
@@ -135,17 +135,17 @@ class Wavefront(SharingEngine):
             own[l], pools[l], pools[l + 1], *call, row
           )
           if l == len(self.places) - 1:
-            found = self._classify(classifier, pools[-1], y[b])
+            found = self._classify(classifier, pools[-1], images.y[b])
             values.append((found, len(step.choices)))
           yield
         batches.append(values)
       out.append(functools.partial(_joined, batches))
 
-  def _measure(self, own, steps: list[Step], calibration: jax.Array):
+  def _measure(self, own, steps: list[Step], calibration: Images):
     """Yields after each call; returns the statistics of each step."""
     measured = []
-    for images in calibration:
-      pools = self._pools(images)
+    for b in range(calibration.n_batches):
+      pools = self._pools(calibration, b)
       found = []
       for step in steps:
         l, call = step.layer, self._arguments(step)
@@ -162,14 +162,15 @@ class Wavefront(SharingEngine):
     pad = (0, self._capacity[step.layer] - n)
     return np.pad(step.parents, pad), np.pad(step.choices, pad), np.int32(n)
 
-  def _pools(self, images: jax.Array) -> list[jax.Array]:
+  def _pools(self, images: Images, b: int) -> list[jax.Array]:
     """Room for the nodes of each place; its inputs lie in the one below."""
-    pools = [self.supernet.cast(images[None])]
+    x = normalized(images.pixels[b], images.mean, images.std)
+    pools = [self.supernet.cast(x[None])]
     dtype = dtype_of(self.supernet.net)
     for place, width in zip(self.places, self._capacity, strict=True):
       s = place.shape
-      shape = (width, len(images), s.out_size, s.out_size, s.features)
-      pools.append(jnp.zeros(shape, dtype, device=images.device))
+      shape = (width, len(x), s.out_size, s.out_size, s.features)
+      pools.append(jnp.zeros(shape, dtype, device=x.device))
     return pools
 
 

@@ -326,7 +326,8 @@ def on_devices(xla_cache):
   env = {
     **os.environ,
     **xla_cache,
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    "XLA_FLAGS": os.environ["XLA_FLAGS"]
+    + " --xla_force_host_platform_device_count=8",
     "PYTHONPATH": os.pathsep.join(path),
   }
   done = subprocess.run(

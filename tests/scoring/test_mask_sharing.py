@@ -101,16 +101,16 @@ def test_chosen_images_have_their_scores(mode):
 @pytest.mark.parametrize("parts", [1, 2, 100])
 def test_parts_of_images_change_nothing(parts):
   scores = shared("running")
-  x, y, _ = scores._images.arrays
+  images = scores._images
   trie = MaskTrie(
-    scores._supernet, "running", scores._calibration.x, scores._trie._metrics,
-    scores._trie.image_bytes() * x.shape[1] * len(x) // parts,
+    scores._supernet, "running", scores._calibration, scores._trie._metrics,
+    scores._trie.image_bytes() * images.y.size // parts,
   )  # fmt: skip
-  found = trie(VARIABLES, ALL, x, y, len(x))
-  expected = scores._trie(VARIABLES, ALL, x, y, len(x))
+  found = trie(VARIABLES, ALL, images, images.n_batches)
+  expected = scores._trie(VARIABLES, ALL, images, images.n_batches)
   for name in expected:
     np.testing.assert_array_equal(found[name], expected[name])
-  assert found["loss"].shape[1:] == y.shape
+  assert found["loss"].shape[1:] == images.y.shape
 
 
 def test_only_distinct_prefixes_are_computed(monkeypatch):
