@@ -6,6 +6,8 @@ of every sum, so that nothing is dropped on any number of devices.
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +25,7 @@ RULES: dict[str, P] = {
   "batch": P(("data", "path")),  # [B, ...]: images of one batch
   "shared_batch": P("data"),  # [B, ...]: images that every path sees
   "path_batch": P("path", "data"),  # [K, B, ...]: a batch of every path
+  "batches": P(None, ("data", "path")),  # [b, B, ...]: each batch over all
   "candidates": P(("path", "data")),  # [n, ...]: archs to score, all devices
 }
 
@@ -57,6 +60,15 @@ class Placement:
     """Returns the sharding of a named rule."""
     return NamedSharding(self.mesh, RULES[rule])
 
+  def fit(self, shape: tuple[int, ...], rule: str) -> NamedSharding:
+    """Returns a rule's sharding, without the axes that do not divide evenly."""
+    fitting = []
+    for size, axes in zip(shape, RULES[rule], strict=False):
+      names = axes if isinstance(axes, tuple) else (axes,)
+      ways = math.prod(self.mesh.shape[name] for name in names if name)
+      fitting.append(axes if size % ways == 0 else None)
+    return NamedSharding(self.mesh, P(*fitting))
+
   def put(self, tree: Any, rule: str = "replicated") -> Any:
     """Moves host arrays, the same on every host, onto the mesh by one rule.
 
@@ -64,7 +76,7 @@ class Placement:
     """
 
     def place(x: Any) -> jax.Array:
-      sharding = self._fit(x, rule)
+      sharding = self.fit(np.shape(x), rule)
       if sharding.is_fully_addressable:
         return jax.device_put(x, sharding)
       # Each host gives its own devices what they hold of it.
@@ -98,8 +110,8 @@ class Placement:
     shardings = jax.tree.map(to, tree)
     if any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(tree)):
       return jax.lax.with_sharding_constraint(tree, shardings)
-    # A program, because arrays of other hosts cannot be copied to a device.
-    return jax.jit(lambda t: t, out_shardings=shardings)(tree)
+    leaves, form = jax.tree.flatten(shardings)
+    return _mover(form, tuple(leaves))(tree)
 
   def _state_sharding(self, x: Any) -> NamedSharding:
     """The one rule: the largest axis that divides evenly, of large arrays."""
@@ -109,15 +121,16 @@ class Placement:
       spec[max(fitting, key=lambda i: np.shape(x)[i])] = "data"
     return NamedSharding(self.mesh, P(*spec))
 
-  def _fit(self, x: Any, rule: str) -> NamedSharding:
-    fitting = []
-    for size, axes in zip(np.shape(x), RULES[rule], strict=False):
-      names = axes if isinstance(axes, tuple) else (axes,)
-      ways = 1
-      for name in names:
-        ways *= self.mesh.shape[name]
-      fitting.append(axes if size % ways == 0 else None)
-    return NamedSharding(self.mesh, P(*fitting))
+
+@functools.lru_cache(maxsize=64)
+def _mover(form: Any, shardings: tuple[NamedSharding, ...]) -> Callable:
+  """A program that only moves a tree, kept because each `jit` compiles anew.
+
+  A program, because arrays of other hosts cannot be copied to a device.
+  """
+  return jax.jit(
+    lambda tree: tree, out_shardings=jax.tree.unflatten(form, shardings)
+  )
 
 
 def make_placement(config: MeshConfig | None = None) -> Placement:

@@ -11,13 +11,12 @@ from jaxnas.costs.masks import mask_costs
 from jaxnas.data import Batches
 from jaxnas.estimate.counting import Program
 from jaxnas.estimate.stage import (
-  FORWARD,
   TRAINED,
   Stage,
   compile_step,
-  judged,
   recipe,
-  scoring_memory,
+  scored,
+  validated,
 )
 from jaxnas.methods import (
   BlockSetup,
@@ -32,6 +31,7 @@ from jaxnas.methods import (
   uses_interpreter,
 )
 from jaxnas.methods.interpreter import POOL
+from jaxnas.methods.masked import PROBES
 from jaxnas.methods.relaxed import relaxed_step
 from jaxnas.nets import CompactNetwork
 from jaxnas.training import (
@@ -95,6 +95,38 @@ def _network(
   return program, n_steps
 
 
+def _supernet(
+  setup: Setup, what: str, batches: Batches, macs: float, make_step: Callable,
+  judged: tuple[str, int], **about,
+) -> list[Stage]:  # fmt: skip
+  """The training of shared weights.
+
+  Args:
+    setup: of the run.
+    what: is trained, in words.
+    batches: of the steps.
+    macs: multiply-adds of what is trained, for each image.
+    make_step: `(tx, n_steps, feed)` to the step.
+    judged: what each validation scores, in words, and how many.
+    **about: more on the stage.
+  """
+  config, feed = setup.config.train, setup.feed(setup.data.train)
+  tx, n_steps = recipe(config.optimizer, config.epochs, batches.steps_per_epoch)
+  variables = setup.supernet.init(jax.random.key(0))
+  program = compile_step(
+    setup, make_step(tx, n_steps, feed), lambda: init_state(variables, tx),
+    (config.batch_size,), feed,
+  )  # fmt: skip
+  images = n_steps * config.batch_size
+  return [
+    Stage(
+      "train", what, n_steps, config.batch_size, images,
+      TRAINED * macs * images, program, **about,
+    ),
+    *validated(setup, n_steps, *judged, macs, _weights(setup)),
+  ]  # fmt: skip
+
+
 # Masks ------------------------------------------------------------------------
 
 
@@ -105,35 +137,23 @@ def _full_macs(setup: MaskSetup) -> float:
 
 
 def _train_masks(setup: MaskSetup) -> list[Stage]:
-  config = setup.config.train
-  per_epoch = masked_batches(setup).steps_per_epoch
-  tx, n_steps = recipe(config.optimizer, config.epochs, per_epoch)
-  feed = setup.feed(setup.data.train)
-  step = make_masked_step(
-    setup.supernet, tx, config, setup.config.masks, n_steps, feed
-  )
-  variables = setup.supernet.init(jax.random.key(0))
-  program = compile_step(
-    setup, step, lambda: init_state(variables, tx), (config.batch_size,), feed
-  )
-  images = n_steps * config.batch_size
-  return [
-    Stage(
-      "train", "masked network", n_steps, config.batch_size, images,
-      TRAINED * _full_macs(setup) * images, program,
-    )
-  ]  # fmt: skip
+  config, masks = setup.config.train, setup.config.masks
+  return _supernet(
+    setup, "masked network", masked_batches(setup), _full_macs(setup),
+    lambda tx, n_steps, feed: make_masked_step(
+      setup.supernet, tx, config, masks, n_steps, feed
+    ),
+    ("masks", PROBES + 1),  # the threshold mask is one more
+  )  # fmt: skip
 
 
 def _search_masks(setup: MaskSetup) -> list[Stage]:
   n = setup.config.masks.candidates + setup.config.masks.threshold
-  images = n * judged(setup)
   return [
-    Stage(
-      "search", f"{n:,} masks scored", 0, setup.config.score.batch_size, images,
-      FORWARD * _full_macs(setup) * images,
-      memory=scoring_memory(setup, _weights(setup)),
-      note="masks are scored at full width; masks.halving is not subtracted",
+    scored(
+      setup, "search", f"{n:,} masks scored", n, _full_macs(setup),
+      _weights(setup),
+      "masks are scored at full width; masks.halving is not subtracted",
     )
   ]  # fmt: skip
 
@@ -164,27 +184,18 @@ def _block_macs(setup: BlockSetup) -> float:
 
 
 def _train_blocks(setup: BlockSetup) -> list[Stage]:
-  config = setup.config.train
-  per_epoch = block_batches(setup).steps_per_epoch
-  tx, n_steps = recipe(config.optimizer, config.epochs, per_epoch)
-  feed = setup.feed(setup.data.train)
-  pool = random_blocks(setup, "pool", POOL)
-  step = make_block_step(setup.supernet, tx, config, pool, n_steps, feed)
-  variables = setup.supernet.init(jax.random.key(0))
-  program = compile_step(
-    setup, step, lambda: init_state(variables, tx), (config.batch_size,), feed
-  )
-  images = n_steps * config.batch_size
-  return [
-    Stage(
-      "train", "interpreter, a random block a step", n_steps,
-      config.batch_size, images, TRAINED * _block_macs(setup) * images,
-      program,
-      trusted=False,
-      note="FLOP by the cost tables: the program does not say how many layers"
-      " a block has",
-    )
-  ]  # fmt: skip
+  config, pool = setup.config.train, random_blocks(setup, "pool", POOL)
+  return _supernet(
+    setup, "interpreter, a random block a step", block_batches(setup),
+    _block_macs(setup),
+    lambda tx, n_steps, feed: make_block_step(
+      setup.supernet, tx, config, pool, n_steps, feed
+    ),
+    ("blocks", config.evaluate_archs),
+    trusted=False,
+    note="FLOP by the cost tables: the program does not say how many layers"
+    " a block has",
+  )  # fmt: skip
 
 
 def _search_blocks(setup: BlockSetup) -> list[Stage]:
@@ -208,13 +219,10 @@ def _search_blocks(setup: BlockSetup) -> list[Stage]:
         TRAINED * macs * images, note=note,
       )
     ]  # fmt: skip
-  images = n * judged(setup)
-  scored = Stage(
-    "search", f"{what} scored", 0, setup.config.score.batch_size, images,
-    FORWARD * macs * images, memory=scoring_memory(setup, _weights(setup)),
-    note=note,
-  )  # fmt: skip
-  return [*([_relaxed(setup)] if relaxed else []), scored]
+  found = scored(
+    setup, "search", f"{what} scored", n, macs, _weights(setup), note
+  )
+  return [*([_relaxed(setup)] if relaxed else []), found]
 
 
 def _relaxed(setup: BlockSetup) -> Stage:

@@ -11,13 +11,12 @@ from jaxnas.costs import count_op, supernet_params
 from jaxnas.data import Batches
 from jaxnas.estimate.counting import Program, Rules
 from jaxnas.estimate.stage import (
-  FORWARD,
   TRAINED,
   Stage,
   compile_step,
-  judged,
   recipe,
-  scoring_memory,
+  scored,
+  validated,
 )
 from jaxnas.methods import (
   ChildMethod,
@@ -113,7 +112,11 @@ def _train(setup: PathSetup, method: PathMethod) -> list[Stage]:
       "train", f"supernet, {k} {'path' if k == 1 else 'paths'} a step",
       n_steps, k * size, n_steps * k * size,
       TRAINED * macs * size * n_steps, program,
-    )
+    ),
+    *validated(
+      setup, n_steps, "archs", config.evaluate_archs, _mean_macs(setup),
+      supernet_params(setup.space),
+    ),
   ]  # fmt: skip
 
 
@@ -133,11 +136,9 @@ def _mean_macs(setup: PathSetup) -> float:
 
 def _scored(setup: PathSetup, name: str, n: int) -> Stage:
   """A stage that scores n archs with shared weights."""
-  images = n * judged(setup)
-  return Stage(
-    name, f"at most {n:,} archs scored", 0, setup.config.score.batch_size,
-    images, FORWARD * _mean_macs(setup) * images, note=UNSHARED,
-    memory=scoring_memory(setup, supernet_params(setup.space)),
+  return scored(
+    setup, name, f"at most {n:,} archs scored", n, _mean_macs(setup),
+    supernet_params(setup.space), UNSHARED,
   )  # fmt: skip
 
 

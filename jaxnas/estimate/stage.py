@@ -12,7 +12,7 @@ from jaxnas.estimate.counting import Program, Rules, compile_program
 from jaxnas.methods import Setup
 from jaxnas.nets.kernels import estimating
 from jaxnas.sharding import Placement
-from jaxnas.training import Feed, make_optimizer, make_schedule
+from jaxnas.training import Feed, make_optimizer, make_schedule, validations
 
 FORWARD, TRAINED = 2, 6  # operations per multiply-add: forward; with backward
 
@@ -90,7 +90,7 @@ class Abstract(Placement):
 
   def put(self, tree: Any, rule: str = "replicated") -> Any:
     """See `Placement`."""
-    return jax.tree.map(lambda x: _shaped(x, self._fit(x, rule)), tree)
+    return jax.tree.map(lambda x: _shaped(x, self.fit(x.shape, rule)), tree)
 
   def _move(self, tree: Any, to: Callable) -> Any:
     if any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(tree)):
@@ -157,11 +157,55 @@ def scoring_memory(setup: Setup, params: int) -> dict[str, int]:
   """
   shape = setup.data.train.images.shape[1:]
   parts = {
-    "arguments": 4 * (params + judged(setup) * int(np.prod(shape))),
+    "arguments": 4 * params + judged(setup) * int(np.prod(shape)),
     "temporaries": setup.config.score.max_live_bytes,
     "outputs": 0,
   }
   return parts | {"total": sum(parts.values())}
+
+
+def scored(
+  setup: Setup, name: str, what: str, n: int, macs: float, params: int,
+  note: str = "",
+) -> Stage:  # fmt: skip
+  """A stage that scores with shared weights.
+
+  Args:
+    setup: of the run.
+    name: of the stage.
+    what: is scored, in words.
+    n: how many of them.
+    macs: multiply-adds of one, for each image.
+    params: weights of the supernet.
+    note: on these numbers.
+  """
+  images = n * judged(setup)
+  return Stage(
+    name, what, 0, setup.config.score.batch_size, images,
+    FORWARD * macs * images, memory=scoring_memory(setup, params), note=note,
+  )  # fmt: skip
+
+
+def validated(
+  setup: Setup, n_steps: int, what: str, each: int, macs: float, params: int
+) -> list[Stage]:
+  """The validations between the steps of a supernet's training.
+
+  Args:
+    setup: of the run.
+    n_steps: of the training.
+    what: is scored each time, in words.
+    each: how many of them; 0 for no validations.
+    macs: multiply-adds of one, for each image.
+    params: weights of the supernet.
+  """
+  config = setup.config.train
+  every = config.evaluate_every * (n_steps // config.epochs)
+  looks = validations(n_steps, every)
+  what = f"{looks:,} validations of {each:,} {what}"
+  if not each:
+    return []
+  return [scored(setup, "train", what, looks * each, macs, params)]
 
 
 def recipe(

@@ -30,6 +30,7 @@ from jaxnas.methods import (
 )
 from jaxnas.methods.masked import PROBES
 from jaxnas.scoring import calibration_split
+from jaxnas.training import validations
 from jaxnas.writer import read_csv, read_json
 
 TRAINED = 3  # evaluations that a training image counts
@@ -73,7 +74,7 @@ def _train(e: Experiment) -> int:
     batches, paths = supernet_batches(e.setup, e.sampler), e.sampler.n_paths
   steps = config.epochs * batches.steps_per_epoch
   every = config.evaluate_every * batches.steps_per_epoch
-  judged = _validations(steps, every) * probes * _judged(e)
+  judged = validations(steps, every) * probes * _judged(e)
   return TRAINED * steps * config.batch_size * paths + judged
 
 
@@ -127,7 +128,7 @@ def _retrain(e: Experiment) -> int:
   config, data = e.config.retrain, e.setup.data
   steps, trained = _recipe(e, config)
   per_epoch = steps // max(config.epochs, 1)
-  looks = _validations(steps, config.checkpoint_every * per_epoch)
+  looks = validations(steps, config.checkpoint_every * per_epoch)
   return trained + (looks + 1) * len(data.validation) + len(data.test)
 
 
@@ -136,13 +137,6 @@ def _recipe(e: Experiment, recipe: RetrainConfig) -> tuple[int, int]:
   batches = Batches(len(e.setup.data.train), recipe.batch_size, 0)
   steps = recipe.epochs * batches.steps_per_epoch
   return steps, TRAINED * steps * recipe.batch_size
-
-
-def _validations(steps: int, every: int) -> int:
-  """How often `training.fit` validates: at intervals and at the end."""
-  if not steps:
-    return 0
-  return -(-steps // every) if every else 1
 
 
 def _judged(e: Experiment) -> int:

@@ -85,11 +85,14 @@ class Feed:
     Args:
       shape: of the indices, `(B,)` or `(K, B)`.
     """
-    labels = jax.ShapeDtypeStruct(shape, np.int32)
     if self.split is None:
-      return labels
-    images = jax.ShapeDtypeStruct(shape + self.split.images.shape[1:], np.uint8)
-    return images, labels
+      return jax.ShapeDtypeStruct(shape, np.int32)
+    pixels = shape + self.split.images.shape[1:]
+    where = [self.placement.fit(s, _rule(shape)) for s in (pixels, shape)]
+    return (
+      jax.ShapeDtypeStruct(pixels, np.uint8, sharding=where[0]),
+      jax.ShapeDtypeStruct(shape, np.int32, sharding=where[1]),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,12 +123,8 @@ class StreamedBatches:
     if first >= last:
       return
     taken = self.batches.indices(first).shape
-    sharding = self.placement.sharding(_rule(taken))
     shape = taken + self.split.images.shape[1:]
-    try:
-      sharding.shard_shape(shape)
-    except ValueError:  # what does not divide evenly goes everywhere
-      sharding = self.placement.sharding("replicated")
+    sharding = self.placement.fit(shape, _rule(taken))
     held = sharding.addressable_devices_indices_map(shape).values()
     block = local_block(held, shape)[: len(taken)]
 

@@ -115,6 +115,18 @@ def fit(
   return whole(state), spent + time.monotonic() - start
 
 
+def validations(steps: int, every: int) -> int:
+  """How often `fit` validates: at intervals and at the end.
+
+  Args:
+    steps: of the whole training.
+    every: steps between two validations; 0 leaves only the last.
+  """
+  if not steps:
+    return 0
+  return -(-steps // every) if every else 1
+
+
 def _read(stage, pending, groups, checkpoints) -> dict[str, float]:
   """Fetches the pending metrics, stops on NaN, returns their means."""
   rows = [(i, jax.device_get(m)) for i, m in pending]

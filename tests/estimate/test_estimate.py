@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.config import DataConfig
+from jaxnas.config import DataConfig, load_config
 from jaxnas.errors import UserError
 from jaxnas.estimate.counting import Rules, compile_program
 from jaxnas.estimate.sizes import data_sizes
@@ -109,11 +109,12 @@ def test_a_dry_run_agrees_with_the_cost_tables(repo, tmp_path):
     sys.executable, "-m", "jaxnas", "train", DIGITS, "--workdir", str(work),
     "--dry-run", "--mesh", "4x1", "--flops", "1e9", "--json",
     "--set", f"space.name={space}", "--set", "budget=",
+    "--set", "train.evaluate_every=1", "--set", "score.bn_mode=running",
   ]  # fmt: skip
   done = subprocess.run(command, cwd=repo, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   found = json.loads(done.stdout)
-  (train,) = found["stages"]
+  train, judged = found["stages"]
   assert found["devices"] == 4
   assert found["fake_devices"]
   assert not work.exists()
@@ -124,6 +125,9 @@ def test_a_dry_run_agrees_with_the_cost_tables(repo, tmp_path):
   assert total == pytest.approx(train["flops_per_step"], rel=TOLERANCE)
   hours = train["flops_per_step_and_device"] * train["steps"] / 1e9 / 0.3 / 3600
   assert train["hours"] == pytest.approx(hours)
+  config = load_config(DIGITS).train
+  looks = config.epochs * config.evaluate_archs
+  assert judged["images"] == looks * found["data"]["validation"]
   memory = train["memory"]
   assert (
     np.sum([v for k, v in memory.items() if k != "total"]) == (memory["total"])
