@@ -8,11 +8,10 @@ Published: FairNAS-A/B/C reach 75.34 / 75.10 / 74.69 % top-1 at 388 / 345 /
 the whole: 12 GPU days for FairNAS-C (authors, in the ROME paper). Not run by
 us. The same command with `--dry-run --mesh 8x1 --flops 197e12` estimates, from
 programs compiled for 8 fake CPU devices in the form for accelerators: training
-484 GFLOP per step and device, 721,350 steps, 11.9 GB; 7.9 hours on 8 devices of
-197 TFLOP/s of which 30 % are assumed to be reached, two thirds of that for the
-13 networks of the ranking. The search as configured asks for 37 GB a device:
-50,000 validation images are held as float32; `--set data.validation=10000` of
-`train/` needs a fifth. `prepare` packs the images first (docs/data.md).
+484 GFLOP per step and device, 721,350 steps, 11.9 GB; scoring 12.5 GB, 7.7 of
+it images; 7.9 hours on 8 devices of 197 TFLOP/s of which 30 % are assumed to be
+reached, two thirds of that for the 13 networks of the ranking. `prepare` packs
+the images first (docs/data.md).
 
 A folder's own `val/` becomes the selection split and turns `data.validation`
 off; to hold validation images out of `train/`, put the official validation

@@ -6,9 +6,9 @@
 The paper's space, supernet training and sample counts are not established, so
 this is our setting: the space of `imagenet_fairnas`, whose 19 layers of 6 agree
 with the paper's 7 cells and 6 choices (7 + 6 + 6), its supernet, 2,000 samples
-a segment. No result of the paper can be compared with. Not run by us; what
-`imagenet_fairnas` says on memory holds here too. `quicktest` is the same at toy
-sizes, on digits.
+a segment. No result of the paper can be compared with. Not run by us; a dry run
+as that of `imagenet_fairnas` estimates the same memory and 7.7 hours.
+`quicktest` is the same at toy sizes, on digits.
 """
 
 import dataclasses
