@@ -6,9 +6,9 @@
 The paper's space, budgets and features are not established, so this is our
 setting: the space and supernet of `imagenet_fairnas`, 1,000 archs represented
 by one gradient each and judged by the supernet (ours, not what the paper did),
-10 clusters, the best of each trained for 30 epochs. Not run by us; what
-`imagenet_fairnas` says on memory holds here too. `quicktest` is the same at toy
-sizes, on digits.
+10 clusters, the best of each trained for 30 epochs. Not run by us; a dry run as
+that of `imagenet_fairnas` estimates the same memory and 8.3 hours. `quicktest`
+is the same at toy sizes, on digits.
 """
 
 import dataclasses
