@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -205,7 +206,14 @@ def until(there, group, seconds=200):
     time.sleep(0.02)
 
 
-def test_a_killed_host_ends_all_and_any_number_goes_on(run, alone, tmp_path):
+def trained(workdir: Path) -> list[str]:
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [line for line in lines if json.loads(line)["stage"] == "train"]
+
+
+def test_a_killed_host_ends_all_and_any_number_goes_on(
+  run, config, xla_cache, alone, tmp_path
+):
   workdir = tmp_path / "run"
   group = run(workdir, 2, 1)
   # After the first checkpoint, in the midst of training.
@@ -219,6 +227,9 @@ def test_a_killed_host_ends_all_and_any_number_goes_on(run, alone, tmp_path):
   assert "another host was lost" in sentence
   assert "Traceback" not in err
   assert not (workdir / "result.json").exists()
+  again = shutil.copytree(workdir, tmp_path / "again")
+  Group(["train", config, "--workdir", str(again)], 2, 1, xla_cache).succeed()
+  assert trained(again) == trained(alone)
   run(workdir, 1, 2).succeed()
   assert differing(workdir, alone) == []
 
