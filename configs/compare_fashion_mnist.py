@@ -6,12 +6,14 @@
 As `compare_digits`, in the CIFAR-sized FairNAS space and with about 75 million
 image evaluations for each search. Data: the four idx files, by default where
 Debian's `dataset-fashion-mnist` puts them; else `--set data.source=idx:FOLDER`.
-Meant for one accelerator; not run in full by us. `quicktest` takes 500 images
-and learns little. All sizes are ours.
+Meant for one accelerator; not run in full by us. `small` has the arms and image
+counts of `compare_digits`, at 14 x 14 pixels, and all test images: for CPUs.
+`quicktest` takes 500 images and learns little. All sizes are ours.
 """
 
 import dataclasses
 
+from jaxnas.compare import load_arms
 from jaxnas.config import (
   DivideConfig,
   ExperimentConfig,
@@ -79,6 +81,20 @@ def get_configs() -> dict[str, ExperimentConfig]:
     "dcnas": alone, "spos": spos, "fairnas": fairnas, "gcn": gcn,
     "pgnas": pgnas, "irlas": irlas,
   }  # fmt: skip
+
+
+def small() -> dict[str, ExperimentConfig]:
+  """The arms of `compare_digits` on as many images, three times as large."""
+  found = {}
+  for arm in load_arms(["compare_digits"]):
+    config = override(arm.config, ["space.image_size=14"])
+    if config.budget:
+      config = override(config, ["budget=macs<=2M"])
+    data = dataclasses.replace(
+      config.data, source="idx:", limit=1079, validation=359
+    )
+    found[arm.name] = dataclasses.replace(config, data=data)
+  return found
 
 
 def quicktest() -> dict[str, ExperimentConfig]:

@@ -173,6 +173,17 @@ def test_a_comparison_says_how_to_run_it(path):
     check_alike(arms, table="macro" in path.stem)
 
 
+def test_the_small_comparison_has_the_arms_of_digits():
+  small, digits = (
+    load_arms([name])
+    for name in ("compare_fashion_mnist:small", "compare_digits")
+  )
+  check_alike(small, table=False)
+  for one, other in zip(small, digits, strict=True):
+    assert (one.name, one.config.divide) == (other.name, other.config.divide)
+    assert one.config.space.image_size == 14
+
+
 @pytest.mark.parametrize("variant", ["", ":quicktest"])
 def test_all_arms_on_digits_are_ready_to_run(variant, tmp_path):
   arms = load_arms([f"compare_digits{variant}"])
