@@ -6,10 +6,6 @@ import pytest
 
 from jaxnas.memory import drop_programs
 
-# Tests compile far more than they compute, so LLVM optimises nothing; what XLA
-# itself does to a program stays. Read when JAX first looks for devices.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-
 REPO = Path(__file__).resolve().parents[1]
 
 

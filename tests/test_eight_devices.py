@@ -73,8 +73,8 @@ def found(xla_cache):
     **os.environ,
     **xla_cache,
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": os.environ["XLA_FLAGS"]
-    + " --xla_force_host_platform_device_count=8",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=8"
+    " --xla_backend_optimization_level=0",
     "PYTHONPATH": os.pathsep.join(roots),
   }
   with tempfile.TemporaryDirectory() as folder:

@@ -47,7 +47,9 @@ def get_config():
   ])
 """
 # Compiling is most of the time, so without LLVM's optimisations.
-FLAGS = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count={}"
+FLAGS = (
+  "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={}"
+)
 
 
 class Group:

@@ -68,8 +68,7 @@ def programs():
   env = {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": os.environ["XLA_FLAGS"]
-    + " --xla_force_host_platform_device_count=4",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
   }
   done = subprocess.run(
     [sys.executable, "-W", "error", "-c", CHILD],

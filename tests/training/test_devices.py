@@ -156,8 +156,9 @@ def differences():
   env = {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": os.environ["XLA_FLAGS"]
-    + " --xla_force_host_platform_device_count=8",
+    # Compiling is most of the time, so without LLVM's optimisations.
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=8"
+    " --xla_backend_optimization_level=0",
     "PYTHONPATH": os.pathsep.join(roots),
   }
   done = subprocess.run(
