@@ -2,6 +2,10 @@
 
     python -m jaxnas run configs/digits_dcnas.py --workdir runs/digits_dcnas
 
+25 minutes on one CPU core, two thirds of it the ranking (all 64 networks for 30
+epochs; `--set ranking.n_archs=0` leaves it out): 471,744 multiply-adds, test
+accuracy 0.989, 95 % interval over 359 images 0.972 to 0.996.
+
 64 networks are trained for 5 epochs, put into 8 clusters by how far each of
 their layers moved, and the best of each cluster is trained for 20. `shared`
 reads the same from the gradients and accuracies of a strictly fair supernet
