@@ -7,8 +7,9 @@ As `compare_digits`, in the CIFAR-sized FairNAS space and with about 75 million
 image evaluations for each search. Data: the four idx files, by default where
 Debian's `dataset-fashion-mnist` puts them; else `--set data.source=idx:FOLDER`.
 Meant for one accelerator; not run in full by us. `small` has the arms and image
-counts of `compare_digits`, at 14 x 14 pixels, and all test images: for CPUs.
-`quicktest` takes 500 images and learns little. All sizes are ours.
+counts of `compare_digits`, at 14 x 14 pixels, and all test images: for CPUs,
+not run by us either. `quicktest` takes 500 images and learns little. All sizes
+are ours.
 """
 
 import dataclasses

@@ -199,12 +199,12 @@ def validated(
     macs: multiply-adds of one, for each image.
     params: weights of the supernet.
   """
+  if not each:
+    return []
   config = setup.config.train
   every = config.evaluate_every * (n_steps // config.epochs)
   looks = validations(n_steps, every)
   what = f"{looks:,} validations of {each:,} {what}"
-  if not each:
-    return []
   return [scored(setup, "train", what, looks * each, macs, params)]
 
 

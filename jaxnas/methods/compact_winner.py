@@ -33,7 +33,7 @@ def compact_winner(
       config.score.batch_size, setup.placement,
     )  # fmt: skip
     variables = jax.jit(
-      lambda v, keep, x: calibrated(setup.supernet, v, keep, x),
+      lambda v, keep, i: calibrated(setup.supernet, v, keep, i),
       out_shardings=setup.placement.sharding("replicated"),
     )(variables, arch.astype(np.float32), images)
   network = CompactNetwork(setup.space.graph, tuple(arch.tolist()), config.net)
